@@ -1,0 +1,144 @@
+# make help lists what can be made. Needs Python 3.11 or newer and git; everything else is set up on the way.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+
+DATA ?= data
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && echo $$p && break; done)
+
+ifeq ($(PYTHON),)
+$(error Python 3.11 or newer is needed and none was found. Install it, or name it: make PYTHON=/path/to/python3.11)
+endif
+ifneq ($(word 2,$(DATA)),)
+$(error DATA=$(DATA): Make can't handle a path with spaces. Link to it instead: ln -s "$(DATA)" data)
+endif
+
+# ---- Environment: a virtual environment from the lock file, or the conda environment of environment.yml if active.
+
+ifeq ($(CONDA_DEFAULT_ENV),facelib)
+BIN := $(CONDA_PREFIX)/bin
+ENVIRONMENT :=
+else
+BIN := .venv/bin
+ENVIRONMENT := .venv/ready
+endif
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv || { echo "No virtual environment could be made. On Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# LaTeX is installed where that is allowed and otherwise asked for, before anything is computed.
+LATEX_PACKAGES := latexmk texlive-latex-recommended texlive-publishers texlive-fonts-recommended
+INSTALL_LATEX := apt-get install --yes --no-install-recommends $(LATEX_PACKAGES)
+HAVE_LATEX := $(shell { command -v latexmk && kpsewhich IEEEtran.cls || command -v tectonic; } 2> /dev/null)
+ifeq ($(HAVE_LATEX),)
+ENVIRONMENT += latex
+ifneq ($(filter report preview test,$(MAKECMDGOALS)),)
+ifeq ($(and $(filter 0,$(shell id -u)),$(shell command -v apt-get)),)
+$(error LaTeX is missing. Install it with: sudo $(INSTALL_LATEX))
+endif
+endif
+endif
+
+.PHONY: latex
+latex:
+	apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive $(INSTALL_LATEX) --quiet=2 > /dev/null
+
+# ---- Report. The plan of the profile's notebook runs is written by facelib/profiles.py from notebooks/profiles.toml.
+
+ifneq ($(filter report preview clean-profile,$(MAKECMDGOALS)),)
+PLANNED := $(shell $(PYTHON) -m facelib.profiles $(DATA) $(PROFILE))
+ifeq ($(PLANNED),)
+$(error nothing was computed)
+endif
+include build/$(PLANNED)/plan.mk
+BUILD := build/$(PROFILE)
+# The figures folder and the PDF are those of one profile at a time: this file changes when another is asked for.
+$(shell echo $(PROFILE) | cmp -s - build/profile.txt || echo $(PROFILE) > build/profile.txt)
+endif
+
+EXECUTE := $(BIN)/python -m facelib.notebook
+MODEL_CODE := facelib/models.py facelib/iresnet.py
+DATA_CODE := facelib/data.py facelib/images.py facelib/alignment.py
+FLOPS_CODE := facelib/flops.py $(MODEL_CODE)
+TRAIN_CODE := facelib/train.py facelib/losses.py $(MODEL_CODE) $(DATA_CODE)
+VERIFY_CODE := facelib/verification.py $(MODEL_CODE) $(DATA_CODE)
+FIGURES_CODE := facelib/plots.py facelib/report.py facelib/architecture.py
+
+.PHONY: report
+report: report/report.pdf  ## environment, data, notebooks, figures, report/report.pdf
+
+.PHONY: preview
+preview:  ## the report from those runs that are finished; it names the others
+	$(EXECUTE) figures $(BUILD)/notebooks/preview.ipynb results=$(BUILD)
+	$(typeset)
+
+$(BUILD)/notebooks/figures.ipynb figures/numbers.tex &: $(RESULTS) notebooks/figures.ipynb $(FIGURES_CODE) build/profile.txt | $(ENVIRONMENT)
+	$(EXECUTE) figures $(BUILD)/notebooks/figures.ipynb results=$(BUILD)
+
+report/report.pdf: report/report.tex report/references.bib figures/numbers.tex | $(ENVIRONMENT)
+	$(typeset)
+
+# LaTeX works aside, so that report.pdf is always a whole one. Its log is shown only if it fails.
+define typeset
+mkdir -p build/latex
+cd report && if command -v latexmk > /dev/null; \
+	then latexmk -pdf -interaction=nonstopmode -halt-on-error -outdir=../build/latex report.tex > ../build/latex/output.txt 2>&1; \
+	else tectonic --outdir ../build/latex report.tex > ../build/latex/output.txt 2>&1; fi \
+	|| { tail -30 ../build/latex/output.txt; exit 1; }
+cp build/latex/report.pdf report/report.pdf.partial && mv report/report.pdf.partial report/report.pdf
+@echo "report/report.pdf is the report of profile $(PROFILE)"
+endef
+
+ifdef BUILD
+ifeq ($(SYNTHETIC),yes)
+build/demo/faces.txt: facelib/synthetic.py facelib/demo.py | $(ENVIRONMENT)
+	rm -rf build/demo/data
+	$(BIN)/python -m facelib.demo
+	touch $@
+$(TRAIN_LANDMARKS) $(LFW_LANDMARKS): build/demo/faces.txt
+	touch $@
+else
+$(TRAIN_LANDMARKS): | $(ENVIRONMENT)
+	$(BIN)/python -m facelib.alignment $(TRAIN_FACES) build/landmarks > $@.partial && mv $@.partial $@
+# After the other: two detectors at once would only share the cores.
+$(LFW_LANDMARKS): | $(TRAIN_LANDMARKS) $(ENVIRONMENT)
+	$(BIN)/python -m facelib.alignment $(LFW) build/landmarks > $@.partial && mv $@.partial $@
+endif
+endif
+
+# ---- Everything else.
+
+.PHONY: test
+test: $(ENVIRONMENT)  ## environment, tests (DATA=... adds those on real faces)
+	FACELIB_DATA=$(abspath $(DATA)) $(BIN)/python -m pytest
+
+.PHONY: lab
+lab: $(ENVIRONMENT)  ## JupyterLab, kernel registered, notebooks ready to explore
+	$(BIN)/python -m ipykernel install --sys-prefix --name facelib --display-name facelib
+	$(BIN)/python -m facelib.demo
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB) notebooks/train.ipynb
+
+.PHONY: run
+run: $(ENVIRONMENT)  ## one notebook, other parameters: make run NOTEBOOK=train PARAMS="ratio=0.25"
+	@test -n "$(NOTEBOOK)" || { echo 'Which notebook? make run NOTEBOOK=train PARAMS="ratio=0.25"'; exit 1; }
+	$(EXECUTE) $(NOTEBOOK) build/run/$(basename $(notdir $(NOTEBOOK)))-$$(date +%Y%m%d-%H%M%S).ipynb $(PARAMS)
+
+.PHONY: lock
+lock: $(ENVIRONMENT)  ## requirements.lock and environment.yml from pyproject.toml
+	$(BIN)/pip install --quiet uv
+	$(BIN)/python tests/lock.py
+
+.PHONY: clean
+clean:  ## delete everything computed (build, figures, PDF), but not the environment
+	rm -rf build report/report.pdf
+	find figures -mindepth 1 -maxdepth 1 ! -name readme -exec rm -rf {} +
+
+.PHONY: help
+help:
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 16
+	@echo 'PROFILE=demo|small|paper chooses what is computed, DATA=folder where data is (default: data).'

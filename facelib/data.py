@@ -1,0 +1,237 @@
+"""Data sets of faces as uint8 tensors, LFW's pairs, augmentation on the device and the loader.
+
+Training data is an identity folder, `<identity>/<image>.jpg`, as CASIA-WebFace unpacks. Images cross to the device as
+uint8; flip, crop and normalisation happen there.
+"""
+
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from facelib.alignment import align
+from facelib.images import list_images, read_image
+from facelib.models import SIZE, normalise
+
+
+class IdentityFolder(Dataset):
+    """Images of an identity folder: item i is (uint8 RGB (3, H, W), label), labels contiguous from 0.
+
+    `ratio` in (0, 1] keeps floor(n * ratio) of each identity's n images, a choice seeded by `seed` and nested: the
+    images of ratio 0.1 are among those of 0.25. Identities left with no image are dropped and counted in `dropped`,
+    as in the published run, or kept with one image if `keep_one`.
+    With `landmarks` (facelib.alignment.find_landmarks) items are aligned 112x112 crops, without it whole images.
+    Raises ValueError, naming the parameter, if fewer than two identities are left.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        ratio: float = 1.0,
+        seed: int = 0,
+        keep_one: bool = False,
+        landmarks: pd.DataFrame | None = None,
+    ):
+        if not 0 < ratio <= 1:
+            raise ValueError(f"ratio must be in (0, 1], found {ratio}")
+        self.folder = Path(folder)
+        by_identity: dict[str, list[str]] = {}
+        for image in list_images(folder):
+            by_identity.setdefault(image.split("/")[0], []).append(image)
+        self.identities: list[str] = []
+        self.images: list[str] = []
+        labels: list[int] = []
+        for identity, images in by_identity.items():
+            count = math.floor(len(images) * ratio + 1e-9)  # 0.29 * 100 is 28.999999999999996 in floating point
+            count = max(count, 1) if keep_one else count
+            if count == 0:
+                continue
+            # Seeded by the name: whatever other identities are there, this one's choice stays.
+            order = np.random.default_rng([seed, zlib.crc32(identity.encode())]).permutation(len(images))
+            labels += [len(self.identities)] * count
+            self.images += [images[i] for i in sorted(order[:count])]
+            self.identities.append(identity)
+        self.dropped = len(by_identity) - len(self.identities)
+        if len(self.identities) < 2:
+            most = max(len(images) for images in by_identity.values())
+            raise ValueError(
+                f"{folder}: ratio {ratio} leaves {len(self.identities)} of {len(by_identity)} identities, but training"
+                f" needs two. The largest has {most} images: raise ratio, or set keep_one."
+            )
+        self.labels = torch.tensor(labels)
+        self.landmarks = None
+        if landmarks is not None:
+            self.landmarks = landmarks.loc[self.images].to_numpy(np.float32)[:, :10].reshape(-1, 5, 2)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        image = read_image(self.folder / self.images[i])
+        if self.landmarks is not None:
+            image = align(image, self.landmarks[i])
+        return torch.from_numpy(image).permute(2, 0, 1), int(self.labels[i])
+
+
+@dataclass
+class Pairs:
+    """N pairs of images. `first` and `second` are names `<identity>/<identity>_<nnnn>`, `genuine` and `fold` (N,)."""
+
+    first: list[str]
+    second: list[str]
+    genuine: np.ndarray  # bool: both images show one identity
+    fold: np.ndarray  # int from 0; View 1 is one fold
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def read_pairs(file: str | Path) -> Pairs:
+    """Read LFW's pairs.txt (View 2) or pairsDevTrain.txt / pairsDevTest.txt (View 1).
+
+    The first line is `folds n` or just `n`; each fold has n genuine lines `name i j` and n impostor lines
+    `name i name j`. Raises ValueError with the file and line if it is not so.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such pairs file")
+    lines = [line.split() for line in file.read_text().splitlines() if line.strip()]
+    try:
+        numbers = [int(word) for word in lines[0]]
+        folds, n = numbers if len(numbers) == 2 else (1, *numbers)
+    except (IndexError, ValueError, TypeError):
+        raise ValueError(f"{file}: the first line must be `folds pairs` or `pairs`, two or one numbers") from None
+    if len(lines) - 1 != folds * 2 * n:
+        raise ValueError(f"{file}: {folds} folds of {n} + {n} pairs announced, but {len(lines) - 1} lines follow")
+    first, second = [], []
+    for number, words in enumerate(lines[1:]):
+        genuine = number % (2 * n) < n
+        try:
+            a, i, b, j = (words[0], words[1], words[0], words[2]) if genuine else words
+            if len(words) != 3 + (not genuine):
+                raise ValueError
+            first.append(f"{a}/{a}_{int(i):04d}")
+            second.append(f"{b}/{b}_{int(j):04d}")
+        except (ValueError, IndexError):
+            expected = "name i j" if genuine else "name i name j"
+            raise ValueError(f"{file}, pair {number + 1}: expected `{expected}`, found {' '.join(words)!r}") from None
+    number = np.arange(len(first))
+    return Pairs(first, second, number % (2 * n) < n, number // (2 * n))
+
+
+class PairImages(Dataset):
+    """Every distinct image of the pairs once, as aligned crops: item i is (uint8 RGB (3, 112, 112), i).
+
+    `first` and `second` are (N,) int: each pair's two items. Raises FileNotFoundError naming images that are missing.
+    """
+
+    def __init__(self, folder: str | Path, pairs: Pairs, landmarks: pd.DataFrame):
+        self.folder = Path(folder)
+        names = sorted({*pairs.first, *pairs.second})
+        there = {image.rsplit(".", 1)[0]: image for image in landmarks.index}
+        missing = [name for name in names if name not in there]
+        if missing:
+            shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            raise FileNotFoundError(f"{folder}: {len(missing)} of {len(names)} images of the pairs file are missing: {shown}")
+        self.images = [there[name] for name in names]
+        self.landmarks = landmarks.loc[self.images].to_numpy(np.float32)[:, :10].reshape(-1, 5, 2)
+        index = {name: i for i, name in enumerate(names)}
+        self.first = np.array([index[name] for name in pairs.first])
+        self.second = np.array([index[name] for name in pairs.second])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        crop = align(read_image(self.folder / self.images[i]), self.landmarks[i])
+        return torch.from_numpy(crop).permute(2, 0, 1), i
+
+
+def centre_crop(images: Tensor, size: int = SIZE) -> Tensor:
+    """(N, 3, H, W) -> (N, 3, size, size), the middle. Raises ValueError if the images are smaller."""
+    height, width = images.shape[-2:]
+    if height < size or width < size:
+        raise ValueError(f"images of {width}x{height} pixels are smaller than the crop of {size}x{size}")
+    top, left = (height - size) // 2, (width - size) // 2
+    return images[..., top : top + size, left : left + size]
+
+
+def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each of (N, 3, H, W) mirrored left to right with probability 1/2. The generator lives on the CPU."""
+    flip = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(flip.to(images.device)[:, None, None, None], images.flip(-1), images)
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """(N, 3, H, W) uint8 -> (N, 3, 112, 112) float32 in [-1, 1]: random flip, centre crop, normalisation, on its device."""
+    return normalise(random_flip(centre_crop(images), generator))
+
+
+class Loader:
+    """Batches of (uint8 images, labels) on the device, reshuffled each epoch if `shuffle`, by the seed alone.
+
+    On CUDA the next batch crosses the bus, uint8 and from pinned memory, on a side stream while the current one is
+    used. On a CPU it is the plain DataLoader.
+    """
+
+    def __init__(
+        self, dataset: Dataset, batch_size: int, device: str = "cpu", shuffle: bool = False, seed: int = 0, workers: int = 0
+    ):
+        self.device = torch.device(device)
+        self.batches = DataLoader(
+            dataset,
+            batch_size,
+            shuffle=shuffle,
+            drop_last=shuffle and len(dataset) % batch_size == 1,  # batch norm can't train on one; it has company next epoch
+            num_workers=workers,
+            collate_fn=stack,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=workers > 0,
+            generator=torch.Generator().manual_seed(seed),
+        )
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self):
+        return prefetch(self.batches, self.device) if self.device.type == "cuda" else iter(self.batches)
+
+
+def stack(items: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """Items (image (3, H, W), label) -> ((N, 3, H, W), (N,)). Raises ValueError if the images differ in size."""
+    images, labels = zip(*items)
+    sizes = {tuple(image.shape[1:]) for image in images}
+    if len(sizes) > 1:
+        raise ValueError(f"images of several sizes (height, width) {sorted(sizes)} in one batch: align them first")
+    return torch.stack(images), torch.tensor(labels)
+
+
+def prefetch(batches: DataLoader, device: torch.device):
+    """The batches on a CUDA device, each copied on a side stream while the one before it is used."""
+    side = torch.cuda.Stream(device)
+
+    def send(batch):
+        with torch.cuda.stream(side):
+            return [tensor.to(device, non_blocking=True) for tensor in batch], side.record_event()
+
+    def receive(batch, sent):
+        current = torch.cuda.current_stream(device)
+        current.wait_event(sent)
+        for tensor in batch:
+            tensor.record_stream(current)  # else its memory could be reused on the side stream while still in use here
+        return tuple(batch)
+
+    ahead = None
+    for batch in batches:
+        coming = send(batch)
+        if ahead is not None:
+            yield receive(*ahead)
+        ahead = coming
+    if ahead is not None:
+        yield receive(*ahead)

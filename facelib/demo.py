@@ -1,0 +1,60 @@
+"""Synthetic data and small results made on the spot, so that every notebook runs before anything else was done.
+
+    python -m facelib.demo    # the demo profile's synthetic faces, in build/demo/data
+"""
+
+import json
+from pathlib import Path
+
+from facelib import flops, profiles, synthetic
+from facelib.output import write_json
+from facelib.train import Config, train
+from facelib.verification import verify
+
+DATA = Path("build/demo/data")
+EXPLORE = Path("build/explore")
+RUN = EXPLORE / "train" / "iresnet18_025-r1"
+
+
+def make_faces(folder: Path = DATA) -> None:
+    """Training faces and an LFW-style test set of other identities, unless they are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    EXPLORE.mkdir(parents=True, exist_ok=True)
+    if not (folder / "train").exists():
+        synthetic.make_identity_folder(folder / "train", identities=40, images_per_identity=20, spread=6, seed=1)
+    if not (folder / "lfw").exists():
+        synthetic.make_lfw(
+            folder / "lfw", identities=60, images_per_identity=6, pairs_per_fold=30, seed=1, first_identity=1000
+        )
+
+
+def make_run() -> None:
+    """One small training run on the synthetic faces, unless it is there."""
+    make_faces()
+    if not RUN.exists():
+        train(Config(data=str(DATA / "train"), output=str(RUN), backbone="iresnet18_025", epochs=4, batch_size=16))
+
+
+def make_results() -> Path:
+    """The demo report's results if they are there, else small ones of the same kinds, made now."""
+    if Path("build/demo/plan.json").exists() and all_done(Path("build/demo")):
+        return Path("build/demo")
+    make_faces()
+    profile = profiles.read_profiles(Path("notebooks/profiles.toml"))["demo"]
+    profile |= {"ratios": [0.25], "train": profile["train"] | {"epochs": 2}}
+    plan = profiles.plan("explore", profile, Path("data"))
+    write_json(EXPLORE / "plan.json", plan)
+    steps = {"flops": flops.measure, "train": lambda **given: train(Config(**given)), "verify": verify}
+    for run in plan["runs"].values():
+        if not (Path(run["parameters"]["output"]) / "metrics.json").exists():
+            steps[run["notebook"]](**run["parameters"])
+    return EXPLORE
+
+
+def all_done(build: Path) -> bool:
+    plan = json.loads((build / "plan.json").read_text())
+    return all((Path(run["parameters"]["output"]) / "metrics.json").exists() for run in plan["runs"].values())
+
+
+if __name__ == "__main__":
+    make_faces()

@@ -1,0 +1,87 @@
+"""What a backbone costs: parameters, FLOPs, activations, and the speed that this machine really reaches.
+
+FLOPs are fvcore's: one multiply-add counts as one. Convolutions, linear layers and batch norms are counted;
+activation functions, additions and pooling are not.
+"""
+
+import logging
+import statistics
+import time
+
+import torch
+from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
+
+from facelib import provenance
+from facelib.models import SIZE, create_model
+from facelib.output import whole_folder, write_json
+
+
+def count(name: str, embedding_size: int = 512, size: int = SIZE) -> dict[str, int]:
+    """Parameters, FLOPs and activations (elements put out by convolutions and linear layers) of one (3, size, size) image.
+
+    Counted in eval mode. Raises ValueError if the model is unknown or does not take this size.
+    """
+    model = create_model(name, embedding_size).eval()
+    image = torch.zeros(1, 3, size, size)
+    logging.getLogger("fvcore").setLevel(logging.ERROR)  # it warns of every operator that it does not count
+    try:
+        flops = FlopCountAnalysis(model, image).unsupported_ops_warnings(False).total()
+        activations = ActivationCountAnalysis(model, image).unsupported_ops_warnings(False).total()
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"{name} does not take images of {size}x{size} pixels: {str(error).splitlines()[0]}") from error
+    return {"parameters": sum(p.numel() for p in model.parameters()), "flops": int(flops), "activations": int(activations)}
+
+
+def speed(name: str, training: bool, device: str = "cpu", batch_size: int = 16, repeats: int = 3) -> float:
+    """Images/s of a forward pass, or of forward, backward and SGD step if `training`: median of `repeats` after one more.
+
+    float32 and random images on a CPU, bf16 autocast on CUDA; loading is not in it.
+    """
+    model = create_model(name).to(device).train(training)
+    images = torch.randn(batch_size, 3, SIZE, SIZE, device=device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    seconds = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        with torch.set_grad_enabled(training), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            embeddings = model(images)
+            if training:
+                embeddings.float().square().mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return batch_size / statistics.median(seconds[1:])
+
+
+def convolutions_and_linear(name: str, embedding_size: int = 512, size: int = SIZE) -> int:
+    """Multiply-adds of one image by the textbook: k^2 c d / groups a pixel of each convolution's output, c d a linear layer."""
+    model = create_model(name, embedding_size).eval()
+    total = 0
+
+    def add(module, inputs, output):
+        nonlocal total
+        weights = module.weight.numel()  # k^2 c d / groups, or c d
+        total += weights * (output[0, 0].numel() if output.ndim == 4 else 1)
+
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            module.register_forward_hook(add)
+    with torch.inference_mode():
+        model(torch.zeros(1, 3, size, size))
+    return total
+
+
+def measure(heavy: str, light: str, output: str, embedding_size: int = 512, batch_size: int = 8) -> dict:
+    """Cost and speed of two backbones; writes metrics.json and environment.json into the folder `output`."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = {}
+    for role, name in (("heavy", heavy), ("light", light)):
+        found[role] = {"backbone": name, **count(name, embedding_size)}
+        found[role]["inference_speed"] = speed(name, False, device, batch_size)
+        found[role]["training_speed"] = speed(name, True, device, batch_size)
+    with whole_folder(output) as folder:
+        write_json(folder / "environment.json", provenance.environment(device))
+        write_json(folder / "metrics.json", found)
+    return found

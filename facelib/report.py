@@ -1,0 +1,363 @@
+"""The report's numbers, tables and claims, as LaTeX, from the results on disk.
+
+A number enters the text as `\\val{key}`, a sentence that depends on the results as `\\val{claim...}`: the functions here
+choose its words by the numbers. A key that was not written is an error in LaTeX, never a gap.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from facelib import verification
+
+# Table I of the published report, and what an ArcFace MobileFaceNet is published to reach (insightface's model zoo).
+PUBLISHED_COST = {"iresnet50": ("43.590", "6.330"), "efficientnet_b3": ("11.483", "0.274")}
+PUBLISHED_RELEASED = {"arcface_mobilefacenet_y1": 0.9950}
+
+
+def load_results(build: Path) -> dict:
+    """plan.json's profile with what its finished runs left: train, verify (with scores), flops; unfinished ones listed."""
+    plan = json.loads((build / "plan.json").read_text())
+    results = {"plan": plan, "train": {}, "verify": {}, "flops": None, "unfinished": []}
+    for name, run in plan["runs"].items():
+        folder = Path(run["parameters"]["output"])
+        if not (folder / "metrics.json").exists():
+            results["unfinished"].append(name)
+            continue
+        found = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
+        kind, _, key = name.partition("/")
+        if kind == "flops":
+            results["flops"] = found
+        elif kind == "train":
+            results["train"][key] = found | {"log": pd.read_csv(folder / "log.csv")}
+        else:
+            with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
+                results["verify"][key] = found | {name: arrays[name] for name in arrays.files}
+    return results
+
+
+def tex(text: str) -> str:
+    """Plain text with LaTeX's special characters escaped."""
+    for character in "&%$#_{}":
+        text = text.replace(character, "\\" + character)
+    return text
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}\\,\\%"
+
+
+def run_name(backbone: str, ratio: float) -> str:
+    return f"{backbone}-r{ratio:g}"
+
+
+def values(results: dict) -> dict[str, str]:
+    """Every number and claim of the text: key -> LaTeX."""
+    plan = results["plan"]
+    found = {
+        "profile": tex(plan["profile"]),
+        "description": tex(plan["description"]),
+        "heavy": tex(plan["heavy"]),
+        "light": tex(plan["light"]),
+        "ratios": ", ".join(f"{ratio:g}" for ratio in plan["ratios"]),
+        "left.out": " ".join(tex(sentence) for sentence in plan["left_out"]),
+        "unfinished": claim_unfinished(results["unfinished"]),
+    }
+    found |= data_values(results)
+    if results["flops"]:
+        found |= cost_values(results)
+    for name, run in results["verify"].items():
+        for key, value in run["metrics"].items():
+            if isinstance(value, float):
+                found[f"{name}.{key}"] = percent(value) if key != "auc" else f"{value:.3f}"
+    found |= {
+        "claim.chance": claim_chance(results),
+        "claim.ratio": claim_ratio(results),
+        "claim.backbones": claim_backbones(results),
+        "claim.low": claim_low_light(results),
+        "claim.released": claim_released(results),
+        "claim.answer": claim_answer(results),
+    }
+    return found
+
+
+def data_values(results: dict) -> dict[str, str]:
+    """Counts of the training and test data, and the recipe, from the runs themselves."""
+    found = {}
+    for run in results["train"].values():
+        metrics, parameters = run["metrics"], run["parameters"]
+        found[f"images.{metrics['ratio']:g}"] = f"{metrics['images']:,}"
+        found[f"identities.{metrics['ratio']:g}"] = f"{metrics['identities']:,}"
+        found[f"dropped.{metrics['ratio']:g}"] = f"{metrics['dropped_identities']:,}"
+        for key in ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "clip", "power", "scale", "margin"):
+            found[f"train.{key}"] = f"{parameters[key]:g}"
+        warmup = parameters["warmup"]
+        found["train.warmup"] = f"after a warm-up over the first {100 * warmup:g}\\,\\% of the steps" if warmup else "without warm-up"
+        found["train.precision"] = "bf16 autocast" if metrics["bf16"] else "float32"
+    sizes = [
+        f"{found[f'images.{ratio:g}']} images of {found[f'identities.{ratio:g}']} identities at $r = {ratio:g}$"
+        for ratio in results["plan"]["ratios"]
+        if f"images.{ratio:g}" in found
+    ]
+    found["train.sizes"] = join(sizes)
+    dropped = [
+        f"{found[f'dropped.{ratio:g}']} at $r = {ratio:g}$"
+        for ratio in results["plan"]["ratios"]
+        if found.get(f"dropped.{ratio:g}", "0") != "0"
+    ]
+    found["claim.dropped"] = (
+        f"Identities that the share leaves without an image are dropped: {join(dropped)}."
+        if dropped
+        else "No identity loses all its images."
+    )
+    for run in results["verify"].values():
+        found["test.pairs"] = f"{run['metrics']['pairs']:,}"
+        found["test.images"] = f"{run['metrics']['images']:,}"
+        found["test.folds"] = str(len(np.unique(run["fold"])))
+    return found
+
+
+def cost_values(results: dict) -> dict[str, str]:
+    found = {}
+    costs = results["flops"]["metrics"]
+    for role in ("heavy", "light"):
+        cost = costs[role]
+        found[f"{role}.parameters"] = f"{cost['parameters'] / 1e6:.3f}"
+        found[f"{role}.flops"] = f"{cost['flops'] / 1e9:.3f}"
+        found[f"{role}.activations"] = f"{cost['activations'] / 1e6:.2f}"
+        found[f"{role}.training_speed"] = f"{cost['training_speed']:.1f}"
+        found[f"{role}.inference_speed"] = f"{cost['inference_speed']:.1f}"
+    heavy, light = costs["heavy"], costs["light"]
+    found["ratio.parameters"] = f"{heavy['parameters'] / light['parameters']:.1f}"
+    found["ratio.flops"] = f"{heavy['flops'] / light['flops']:.1f}"
+    found["machine"] = tex(results["flops"]["environment"]["machine"])
+    faster = light["inference_speed"] / heavy["inference_speed"]
+    trains = light["training_speed"] / heavy["training_speed"]
+    found["claim.speed"] = (
+        f"Counted in FLOPs the light backbone does {heavy['flops'] / light['flops']:.1f} times less work than the heavy"
+        f" one; measured, it infers {times(faster)} and trains {times(trains)} on this machine."
+    )
+    return found
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:.1f} times as fast" if ratio >= 1 else f"{1 / ratio:.1f} times slower"
+
+
+def join(parts: list[str]) -> str:
+    return ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts)
+
+
+def claim_unfinished(runs: list[str]) -> str:
+    if not runs:
+        return ""
+    return f"Preview: {len(runs)} runs are not finished and left out ({tex(', '.join(runs))})."
+
+
+def trained(results: dict, light: str = "normal") -> dict[tuple[str, float], dict]:
+    """(backbone, ratio) -> the verification of that run in this light, for the finished ones."""
+    plan = results["plan"]
+    names = {(b, r): f"{run_name(b, r)}-{light}" for b in (plan["light"], plan["heavy"]) for r in plan["ratios"]}
+    return {key: results["verify"][name] for key, name in names.items() if name in results["verify"]}
+
+
+def chance_bound(genuine: np.ndarray) -> float:
+    """AUC that a model without skill exceeds with probability 0.0013: 0.5 plus three standard errors (Hanley & McNeil 1982)."""
+    m, n = int(genuine.sum()), int((~genuine).sum())
+    return 0.5 + 3 * math.sqrt((m + n + 1) / (12 * m * n))
+
+
+def claim_chance(results: dict) -> str:
+    runs = trained(results)
+    if not runs:
+        return ""
+    above = {key: run for key, run in runs.items() if run["metrics"]["auc"] > chance_bound(run["genuine"])}
+    lowest = min(run["metrics"]["auc"] for run in runs.values())
+    highest = max(run["metrics"]["auc"] for run in runs.values())
+    if len(above) == len(runs):
+        return f"In normal light all {len(runs)} curves lie above chance, with AUC from {lowest:.3f} to {highest:.3f}."
+    if not above:
+        return f"In normal light none of the {len(runs)} curves can be told from chance (highest AUC {highest:.3f})."
+    at_chance = join([f"{tex(b)} at $r = {r:g}$" for b, r in runs if (b, r) not in above])
+    return f"In normal light {len(above)} of {len(runs)} curves lie above chance (highest AUC {highest:.3f}); not so {at_chance}."
+
+
+def claim_ratio(results: dict) -> str:
+    sentences = []
+    for role in ("light", "heavy"):
+        backbone = results["plan"][role]
+        runs = {ratio: run for (b, ratio), run in trained(results).items() if b == backbone}
+        if len(runs) < 2:
+            continue
+        least, most = min(runs), max(runs)
+        a, b = runs[least]["metrics"]["auc"], runs[most]["metrics"]["auc"]
+        change = "gains" if b > a + 0.005 else "loses" if b < a - 0.005 else "neither gains nor loses"
+        sentences.append(f"From $r = {least:g}$ to $r = {most:g}$ {tex(backbone)} {change} (AUC {a:.3f} to {b:.3f}).")
+    return " ".join(sentences)
+
+
+def fold_difference(first: dict, second: dict) -> tuple[float, float]:
+    """Mean over folds of the accuracy of the first minus that of the second on the same pairs, and its standard error."""
+    a, b = (verification.fold_accuracies(run["score"], run["genuine"], run["fold"]) for run in (first, second))
+    return float((a - b).mean()), float((a - b).std(ddof=1) / math.sqrt(len(a)))
+
+
+def compare(results: dict) -> dict | None:
+    """Light against heavy at the largest ratio that both finished: difference in accuracy and its standard error."""
+    plan, runs = results["plan"], trained(results)
+    ratios = [r for r in plan["ratios"] if (plan["light"], r) in runs and (plan["heavy"], r) in runs]
+    if not ratios:
+        return None
+    ratio = max(ratios)
+    light, heavy = runs[plan["light"], ratio], runs[plan["heavy"], ratio]
+    difference, error = fold_difference(light, heavy)
+    verdict = "even" if abs(difference) <= 2 * error else "light" if difference > 0 else "heavy"
+    return {"ratio": ratio, "light": light, "heavy": heavy, "difference": difference, "error": error, "verdict": verdict}
+
+
+def claim_backbones(results: dict) -> str:
+    found = compare(results)
+    if found is None:
+        return ""
+    accuracy = {role: found[role]["metrics"]["accuracy"] for role in ("light", "heavy")}
+    verdict = {"light": "the light one is ahead", "heavy": "the heavy one is ahead", "even": "they can't be told apart"}
+    return (
+        f"At $r = {found['ratio']:g}$ the light backbone reaches {percent(accuracy['light'])} accuracy and the heavy one"
+        f" {percent(accuracy['heavy'])}; by the paired difference over folds,"
+        f" ${100 * found['difference']:+.1f} \\pm {100 * found['error']:.1f}$ points (standard error),"
+        f" {verdict[found['verdict']]}."
+    )
+
+
+def claim_low_light(results: dict) -> str:
+    normal, low = trained(results), trained(results, "low")
+    both = [key for key in normal if key in low]
+    if not both:
+        return ""
+    losses = [normal[key]["metrics"]["auc"] - low[key]["metrics"]["auc"] for key in both]
+    if max(losses) < 0.005:
+        return "The low-light transform costs none of the trained models as much as 0.005 of AUC."
+    return (
+        f"The low-light transform costs the trained models {min(losses):.3f} to {max(losses):.3f} of AUC,"
+        f" {np.mean(losses):.3f} on average."
+    )
+
+
+def claim_released(results: dict) -> str:
+    normal, low = results["verify"].get("released-normal"), results["verify"].get("released-low")
+    if normal is None:
+        return ""
+    name = Path(results["plan"]["released"]).stem
+    sentence = f"The released model ({tex(name)}) reaches {percent_fine(normal['metrics']['accuracy'])} accuracy"
+    published = PUBLISHED_RELEASED.get(name)
+    sentence += f"; {percent_fine(published)} are published \\cite{{insightface}}." if published else "."
+    if normal["metrics"]["auc"] > 0.9:
+        sentence += " Neither its training data nor the test images stand in the way of a working verification."
+    if low is not None:
+        sentence += f" In low light it keeps {percent_fine(low['metrics']['accuracy'])} (AUC {low['metrics']['auc']:.3f})."
+    return sentence
+
+
+def percent_fine(share: float) -> str:
+    return f"{100 * share:.2f}\\,\\%"
+
+
+def claim_answer(results: dict) -> str:
+    """The mission's question, answered by the comparison and the cost."""
+    found, costs = compare(results), results["flops"]
+    if found is None or costs is None:
+        return "The runs that would answer the question are not finished."
+    costs = costs["metrics"]
+    cost = (
+        f"with {costs['heavy']['parameters'] / costs['light']['parameters']:.1f} times fewer parameters and"
+        f" {costs['heavy']['flops'] / costs['light']['flops']:.1f} times fewer FLOPs"
+    )
+    difference = f"{100 * abs(found['difference']):.1f} points"
+    chance = all(r["metrics"]["auc"] <= chance_bound(r["genuine"]) for r in (found["light"], found["heavy"]))
+    if chance:
+        return "Neither backbone left chance, so these runs can't answer the question."
+    return {
+        "even": f"On these data, yes: {cost} the light backbone verifies as well as the heavy one, within the error of these pairs.",
+        "light": f"On these data, yes: {cost} the light backbone is even {difference} more accurate.",
+        "heavy": f"On these data, not for free: {cost} the light backbone is {difference} less accurate.",
+    }[found["verdict"]]
+
+
+def cost_table(results: dict) -> str:
+    """Table I: rows of measured and published cost."""
+    rows = []
+    for role in ("heavy", "light"):
+        backbone, cost = results["plan"][role], results["flops"]["metrics"][role]
+        published = PUBLISHED_COST.get(backbone, ("--", "--"))
+        rows.append(
+            f"{tex(backbone)} & {cost['parameters'] / 1e6:.3f} & {published[0]} & {cost['flops'] / 1e9:.3f} & {published[1]}"
+            f" & {cost['activations'] / 1e6:.2f} & {cost['training_speed']:.1f} & {cost['inference_speed']:.1f} \\\\"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def results_table(results: dict) -> str:
+    """Table II: a row a model, normal and low light."""
+    names = [(f"{run_name(b, r)}", tex(b), f"{r:g}") for b in (results["plan"]["light"], results["plan"]["heavy"]) for r in results["plan"]["ratios"]]
+    names.append(("released", "released", "--"))
+    rows = []
+    for name, label, ratio in names:
+        normal, low = (results["verify"].get(f"{name}-{light}") for light in ("normal", "low"))
+        if normal is None or low is None:
+            continue
+        cells = [label, ratio]
+        for run in (normal, low):
+            m = run["metrics"]
+            accuracy = f"{100 * m['accuracy']:.2f} $\\pm$ {100 * m['accuracy_std']:.2f}" if "accuracy" in m else "--"
+            cells += [accuracy, f"{m['auc']:.3f}", f"{100 * m['eer']:.1f}", f"{100 * m['tar_at_far_1e-2']:.1f}"]
+        rows.append(" & ".join(cells) + " \\\\")
+    return "\n".join(rows) + "\n"
+
+
+def provenance_table(results: dict) -> str:
+    """The last page: commit, machine, packages, data, and a row for each training run."""
+    runs = {f"train/{k}": v for k, v in results["train"].items()} | {f"verify/{k}": v for k, v in results["verify"].items()}
+    if results["flops"]:
+        runs["flops"] = results["flops"]
+    commits = sorted({run["environment"]["commit"] for run in runs.values()})
+    machines = sorted({run["environment"]["machine"] for run in runs.values()})
+    packages = sorted({f"{n} {v}" for run in runs.values() for n, v in run["environment"]["packages"].items()})
+    pythons = sorted({run["environment"]["python"] for run in runs.values()})
+    test = sorted({run["environment"]["data"] for key, run in runs.items() if key.startswith("verify/")})
+    lines = [
+        f"Profile & {tex(results['plan']['profile'])}: {tex(results['plan']['description'])} \\\\",
+        f"Commit & {tex(', '.join(commits))} \\\\",
+        f"Machine & {tex('; '.join(machines))} \\\\",
+        f"Packages & {tex(', '.join(['Python ' + p for p in pythons] + packages))} \\\\",
+        f"Test images & fingerprint {tex(', '.join(test))} \\\\",
+    ]
+    for name, run in results["train"].items():
+        m, p = run["metrics"], run["parameters"]
+        asked = ", ".join(
+            f"{key.replace('_', ' ')} {p[key]}"
+            for key in ("loss", "epochs", "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay", "clip", "power", "warmup", "scale", "margin", "seed")
+        )
+        done = f"{m['steps']} steps in {m['seconds'] / 60:.1f} min, {m['images_per_second']:.1f} images/s, last epoch's loss {m['last_epoch_loss']:.2f}"
+        lines.append(f"{tex(name)} & data {run['environment']['data']}; {tex(asked)}; {tex(done)} \\\\")
+    return "\n".join(lines) + "\n"
+
+
+def write(results: dict, output: Path) -> None:
+    """numbers.tex, last, and the tables it announces."""
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "table_cost.tex").write_text(cost_table(results) if results["flops"] else "")
+    (output / "table_results.tex").write_text(results_table(results))
+    (output / "table_provenance.tex").write_text(provenance_table(results))
+    lines = ["% Written by the figures notebook from the results of the runs. Do not edit."]
+    for name, condition in {
+        "synthetic": results["plan"]["synthetic"],
+        "released": "released-normal" in results["verify"],
+    }.items():
+        lines.append(f"\\newif\\if{name}\\{name}{'true' if condition else 'false'}")
+    lines += [f"\\setval{{{key}}}{{{value}}}" for key, value in values(results).items()]
+    partial = output / "numbers.tex.partial"
+    partial.write_text("\n".join(lines) + "\n")
+    partial.replace(output / "numbers.tex")

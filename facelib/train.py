@@ -1,0 +1,192 @@
+"""Train one backbone on one identity folder. One run leaves one folder:
+
+    weights.safetensors   the backbone after the last step
+    head.safetensors      the loss's identity weights
+    parameters.json       what was asked for (Config)
+    metrics.json          what came out: counts, loss, speed
+    log.csv               step, epoch, learning rate, loss, images/s
+    environment.json      commit, package versions, machine, data fingerprint
+
+The folder appears whole, at the end, or not at all.
+"""
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass
+
+import pandas as pd
+import safetensors.torch
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from facelib import alignment, data, losses, models, provenance
+from facelib.output import whole_folder, write_json
+
+
+@dataclass
+class Config:
+    """Parameters of a run. The defaults are ArcFace's recipe (Deng et al. 2019, section 3.1) for a data set this small."""
+
+    data: str  # identity folder: <identity>/<image>.jpg
+    output: str  # folder of the run
+    cache: str = "build/landmarks"  # where detected landmarks are kept
+    backbone: str = "iresnet50"
+    embedding_size: int = 512
+    loss: str = "arcface"  # or softmax
+    scale: float = 64.0
+    margin: float = 0.5  # radians
+    ratio: float = 1.0  # share of each identity's images
+    keep_one: bool = False  # keep identities that the ratio leaves without an image
+    aligned: bool = True  # False: the centre of the image as it is
+    epochs: int = 12
+    batch_size: int = 128
+    optimizer: str = "sgd"  # or adamw
+    learning_rate: float = 0.1
+    momentum: float = 0.9  # of SGD
+    weight_decay: float = 5e-4
+    clip: float = 5.0  # largest norm of the gradient; 0: unclipped
+    power: float = 2.0  # of the polynomial decay
+    warmup: float = 0.0  # share of the steps over which the learning rate rises from 0
+    precision: str = "auto"  # bf16, float32, or auto: bf16 where the hardware computes it
+    channels_last: bool = False
+    device: str = "auto"
+    workers: int = 0
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise ValueError, naming the parameter, if one is out of range."""
+        choices = {
+            "loss": ("arcface", "softmax"),
+            "optimizer": ("sgd", "adamw"),
+            "precision": ("auto", "bf16", "float32"),
+            "device": ("auto", "cpu", "cuda"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, found {getattr(self, name)!r}")
+        for name in ("embedding_size", "scale", "epochs", "batch_size", "learning_rate", "power"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, found {getattr(self, name)}")
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2 for batch normalisation, found {self.batch_size}")
+        for name in ("weight_decay", "clip", "workers", "margin"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be below 0, found {getattr(self, name)}")
+        for name in ("momentum", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), found {getattr(self, name)}")
+
+
+def learning_rate(step: int, steps: int, config: Config) -> float:
+    """The rate of step 0 <= step < steps: linear warm-up, then polynomial decay that would reach 0 at `steps`."""
+    warmup = int(config.warmup * steps)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / (warmup + 1)
+    return config.learning_rate * (1 - (step - warmup) / (steps - warmup)) ** config.power
+
+
+def use_bf16(precision: str, device: str) -> bool:
+    """Whether to autocast to bf16. Where a CPU lacks bf16 arithmetic it is emulated, several times slower than float32."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu.get_capabilities().get("avx512_bf16", False)
+
+
+def train(config: Config) -> dict:
+    """Train by the config, write the run's folder, return its metrics. What was in the folder before is replaced.
+
+    Raises ValueError or OSError, naming what is wrong, before the first step where it can.
+    """
+    config.check()
+    device = models.choose_device(config.device)
+    torch.manual_seed(config.seed)
+    backbone = models.create_model(config.backbone, config.embedding_size)
+    landmarks = alignment.find_landmarks(config.data, config.cache, device) if config.aligned else None
+    dataset = data.IdentityFolder(config.data, config.ratio, config.seed, config.keep_one, landmarks)
+    head_class = losses.ArcFace if config.loss == "arcface" else losses.Softmax
+    arguments = {"scale": config.scale, "margin": config.margin} if config.loss == "arcface" else {}
+    head = head_class(config.embedding_size, len(dataset.identities), **arguments)
+
+    size = sum(p.numel() * p.element_size() for module in (backbone, head) for p in module.state_dict().values())
+    with whole_folder(config.output, reserve=size + 2**20) as folder:
+        log = fit(backbone, head, dataset, config, device)
+        losses_of_last_epoch = log.loss[log.epoch == config.epochs]
+        metrics = {
+            "backbone": config.backbone,
+            "ratio": config.ratio,
+            "identities": len(dataset.identities),
+            "dropped_identities": dataset.dropped,
+            "images": len(dataset),
+            "steps": len(log),
+            "epochs": config.epochs,
+            "first_loss": log.loss.iloc[0],
+            "last_epoch_loss": losses_of_last_epoch.mean(),
+            "images_per_second": log.images_per_second.median(),
+            "seconds": log.seconds.iloc[-1],
+            "bf16": use_bf16(config.precision, device),
+            "faces_not_found": 0 if landmarks is None else int((landmarks.score[dataset.images] == 0).sum()),
+        }
+        parameters = dataclasses.asdict(config)
+        environment = provenance.environment(device) | {"data": alignment.fingerprint(config.data, dataset.images)}
+        (folder / "reserved").unlink()
+        safetensors.torch.save_file(cpu_state(backbone), folder / "weights.safetensors")
+        safetensors.torch.save_file(cpu_state(head), folder / "head.safetensors")
+        log.to_csv(folder / "log.csv", index=False)
+        write_json(folder / "parameters.json", parameters)
+        write_json(folder / "environment.json", environment)
+        write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def fit(backbone: nn.Module, head: nn.Module, dataset: data.IdentityFolder, config: Config, device: str) -> pd.DataFrame:
+    """The training loop. Backbone and head are trained in place; returns the log, a row a step."""
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    backbone.to(device, memory_format=layout).train()
+    head.to(device).train()
+    loader = data.Loader(dataset, config.batch_size, device, shuffle=True, seed=config.seed, workers=config.workers)
+    weights = [p for p in [*backbone.parameters(), *head.parameters()] if p.requires_grad]
+    if config.optimizer == "sgd":
+        optimizer = torch.optim.SGD(
+            weights, config.learning_rate, config.momentum, weight_decay=config.weight_decay, fused=True
+        )
+    else:
+        optimizer = torch.optim.AdamW(weights, config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    autocast = torch.autocast(device, torch.bfloat16, enabled=use_bf16(config.precision, device))
+    flips = torch.Generator().manual_seed(config.seed)
+    steps = config.epochs * len(loader)
+    rows = []
+    began = last = time.perf_counter()
+    with tqdm(total=steps, desc=f"{config.backbone} r={config.ratio:g}", unit="step", mininterval=5) as bar:
+        for epoch in range(1, config.epochs + 1):
+            for images, labels in loader:
+                rate = learning_rate(len(rows), steps, config)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                images = data.augment(images, flips).contiguous(memory_format=layout)
+                with autocast:
+                    loss = head(backbone(images), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                if config.clip:
+                    nn.utils.clip_grad_norm_(weights, config.clip)
+                optimizer.step()
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise FloatingPointError(
+                        f"the loss became {value} at step {len(rows) + 1} of {steps}, learning rate {rate:.3g}."
+                        " Lower learning_rate or set warmup."
+                    )
+                now = time.perf_counter()
+                rows.append((len(rows) + 1, epoch, rate, value, len(images) / (now - last), now - began))
+                last = now
+                bar.set_postfix_str(f"loss {value:.2f}, {rows[-1][4]:.0f} images/s", refresh=False)
+                bar.update()
+    return pd.DataFrame(rows, columns=["step", "epoch", "learning_rate", "loss", "images_per_second", "seconds"])
+
+
+def cpu_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}

@@ -1,0 +1,162 @@
+"""Face verification: scores of image pairs and the measures of how well they separate genuine from impostor pairs.
+
+One verification leaves one folder:
+
+    scores.npz         score, genuine and fold of each pair
+    metrics.json       measures() and the model's name
+    parameters.json    model, pairs, light, flip
+    environment.json   commit, package versions, machine, data fingerprint
+
+A pair's score is the cosine of its two embeddings, in [-1, 1]. A pair is accepted where score >= threshold. TAR is
+the share of genuine pairs accepted, FAR that of impostor pairs.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import sklearn.metrics
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from facelib import alignment, provenance
+from facelib.data import Loader, PairImages, read_pairs
+from facelib.images import lfw_images
+from facelib.models import Embedder, choose_device, load_embedder
+from facelib.output import whole_folder, write_json
+
+
+def embed_images(embedder: Embedder, dataset: PairImages, flip: bool = False, transform=None) -> Tensor:
+    """Embeddings (N, D) float32 of unit length, each distinct image embedded once.
+
+    `flip` adds the mirrored image's embedding before normalising (the flip-test). `transform` maps the uint8 crops
+    (N, 3, 112, 112) to what the model sees, still uint8, before the embedder normalises them.
+    """
+    parts = []
+    for images, _ in tqdm(Loader(dataset, 64), desc=f"embed with {embedder.name}", mininterval=5):
+        images = images if transform is None else transform(images)
+        embeddings = embedder.embed(images)
+        if flip:
+            embeddings = embeddings + embedder.embed(images.flip(-1))
+        parts.append(F.normalize(embeddings))
+    return torch.cat(parts)
+
+
+def pair_scores(embeddings: Tensor, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Cosine (P,) float64 of the pairs of unit-length embeddings (N, D) with indices first and second (P,)."""
+    embeddings = embeddings.double().numpy()
+    return (embeddings[first] * embeddings[second]).sum(1)
+
+
+def best_threshold(scores: np.ndarray, genuine: np.ndarray) -> float:
+    """The threshold of highest accuracy: midway between two neighbouring scores; of several, the middle one."""
+    order = np.argsort(scores)
+    sorted_scores = scores[order]
+    # correct[k]: pairs judged rightly when the k lowest are rejected.
+    correct = np.concatenate([[0], np.cumsum(np.where(genuine[order], -1, 1))]) + genuine.sum()
+    cuts = np.concatenate([[sorted_scores[0] - 1], (sorted_scores[1:] + sorted_scores[:-1]) / 2, [sorted_scores[-1] + 1]])
+    possible = np.concatenate([[True], sorted_scores[1:] > sorted_scores[:-1], [True]])  # equal scores can't be parted
+    best = np.flatnonzero(possible & (correct == correct[possible].max()))
+    return float(cuts[best[len(best) // 2]])
+
+
+def fold_accuracies(scores: np.ndarray, genuine: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """LFW's protocol (Huang et al. 2007): accuracy in each fold with the threshold that is best on all the others."""
+    folds = np.unique(fold)
+    if len(folds) < 2:
+        raise ValueError("fold accuracy needs at least two folds: use pairs.txt (View 2), not a View 1 file")
+    accuracies = []
+    for k in folds:
+        here = fold == k
+        threshold = best_threshold(scores[~here], genuine[~here])
+        accuracies.append(((scores[here] >= threshold) == genuine[here]).mean())
+    return np.array(accuracies)
+
+
+def roc(scores: np.ndarray, genuine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """FAR and TAR (K,), both rising from 0 to 1, over all thresholds."""
+    far, tar, _ = sklearn.metrics.roc_curve(genuine, scores, drop_intermediate=False)
+    return far, tar
+
+
+def precision_recall(scores: np.ndarray, genuine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall (K,) over all thresholds, recall rising from 0 to 1."""
+    precision, recall, _ = sklearn.metrics.precision_recall_curve(genuine, scores)
+    return precision[::-1], recall[::-1]
+
+
+def equal_error_rate(scores: np.ndarray, genuine: np.ndarray) -> float:
+    """The error where FAR equals the false reject rate 1 - TAR, on the straight line between the two nearest points."""
+    far, tar = roc(scores, genuine)
+    gap = far - (1 - tar)  # rises from -1 to 1
+    k = int(np.argmax(gap >= 0))
+    share = -gap[k - 1] / (gap[k] - gap[k - 1])
+    return float(far[k - 1] + share * (far[k] - far[k - 1]))
+
+
+def tar_at_far(scores: np.ndarray, genuine: np.ndarray, far: float) -> float:
+    """The highest TAR at a threshold whose FAR is at most `far`."""
+    fars, tars = roc(scores, genuine)
+    return float(tars[fars <= far].max())
+
+
+def measures(scores: np.ndarray, genuine: np.ndarray, fold: np.ndarray) -> dict[str, float]:
+    """All measures of one model on one list of pairs, as shares of 1.
+
+    `accuracy` is the mean over folds, `accuracy_std` their standard deviation (divisor folds - 1); one fold has neither.
+    """
+    found = {
+        "pairs": len(scores),
+        "auc": float(sklearn.metrics.roc_auc_score(genuine, scores)),
+        "average_precision": float(sklearn.metrics.average_precision_score(genuine, scores)),
+        "eer": equal_error_rate(scores, genuine),
+        "tar_at_far_1e-2": tar_at_far(scores, genuine, 1e-2),
+    }
+    if len(np.unique(fold)) > 1:
+        accuracies = fold_accuracies(scores, genuine, fold)
+        found |= {"accuracy": float(accuracies.mean()), "accuracy_std": float(accuracies.std(ddof=1))}
+    return found
+
+
+def low_light(images: Tensor) -> Tensor:
+    """The published low-light transform, x -> 2 sqrt(x), on uint8 in [0, 255] and cast back: at most 31."""
+    return (2 * images.float().sqrt()).to(torch.uint8)
+
+
+LIGHTS = {"normal": None, "low": low_light}
+
+
+def verify(
+    model: str,
+    lfw: str,
+    output: str,
+    pairs: str = "pairs.txt",
+    light: str = "normal",
+    flip: bool = False,
+    cache: str = "build/landmarks",
+    device: str = "auto",
+) -> dict:
+    """Evaluate a model on the pairs of an LFW folder, write the folder `output`, return the measures.
+
+    `lfw` holds the pairs file and the folder of images. Raises ValueError or FileNotFoundError, naming what is wrong,
+    before the first image is embedded.
+    """
+    if light not in LIGHTS:
+        raise ValueError(f"light must be one of {', '.join(LIGHTS)}, found {light!r}")
+    device = choose_device(device)
+    embedder = load_embedder(model, device)
+    images = lfw_images(lfw)
+    listed = read_pairs(Path(lfw) / pairs)
+    dataset = PairImages(images, listed, alignment.find_landmarks(images, cache, device))
+    with whole_folder(output) as folder:
+        embeddings = embed_images(embedder, dataset, flip, LIGHTS[light])
+        scores = pair_scores(embeddings, dataset.first, dataset.second)
+        found = measures(scores, listed.genuine, listed.fold) | {"images": len(dataset)}
+        np.savez(folder / "scores.npz", score=scores, genuine=listed.genuine, fold=listed.fold)
+        asked = {"model": str(model), "lfw": str(lfw), "pairs": pairs, "light": light, "flip": flip}
+        write_json(folder / "parameters.json", asked)
+        fingerprint = alignment.fingerprint(images, dataset.images)
+        write_json(folder / "environment.json", provenance.environment(device) | {"data": fingerprint})
+        write_json(folder / "metrics.json", found)
+    return found

@@ -1,0 +1,256 @@
+"""Verification measures against scikit-learn, closed forms, counts by hand and brute force."""
+
+import math
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+from scipy.stats import norm
+
+from facelib.models import Embedder
+from facelib.verification import (
+    best_threshold,
+    embed_images,
+    equal_error_rate,
+    fold_accuracies,
+    low_light,
+    measures,
+    pair_scores,
+    precision_recall,
+    roc,
+    tar_at_far,
+)
+
+TWO_FOLDS = np.array([0, 0, 1, 1])
+
+
+def random_pairs(seed: int, n: int = 60, folds: int = 3, digits: int | None = None):
+    """Scores of genuine pairs somewhat above the impostors', rounded to `digits` so that some are equal."""
+    rng = np.random.default_rng(seed)
+    genuine = np.arange(n) % 2 == 0
+    scores = np.tanh(0.4 * rng.normal(size=n) + 0.3 * genuine)
+    return scores if digits is None else scores.round(digits), genuine, np.arange(n) // (n // folds)
+
+
+def accuracy(scores, genuine, threshold) -> float:
+    """Share of pairs judged rightly, counted one by one."""
+    return sum(bool(s >= threshold) == bool(g) for s, g in zip(scores, genuine)) / len(scores)
+
+
+def cuts(scores) -> list[float]:
+    """Every way to part the scores: below all, midway between neighbours, above all."""
+    distinct = sorted(set(scores.tolist()))
+    return [distinct[0] - 1, *((a + b) / 2 for a, b in zip(distinct, distinct[1:])), distinct[-1] + 1]
+
+
+# --- the curves and what is read from them
+
+
+def test_auc_and_average_precision_count_by_hand():
+    """Genuine 0.9, 0.6, 0.3 and impostors 0.7, 0.2: four of six orders are right; precision 1, 2/3, 3/4 at each hit."""
+    found = measures(np.array([0.9, 0.7, 0.6, 0.3, 0.2]), np.array([True, False, True, True, False]), np.zeros(5, int))
+    assert found["pairs"] == 5
+    assert found["auc"] == pytest.approx(4 / 6)
+    assert found["average_precision"] == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+
+
+@pytest.mark.parametrize("digits", [None, 1])
+def test_the_curves_enclose_the_measured_areas(digits):
+    scores, genuine, fold = random_pairs(0, digits=digits)
+    far, tar = roc(scores, genuine)
+    wins = [(a > b) + (a == b) / 2 for a in scores[genuine] for b in scores[~genuine]]
+    found = measures(scores, genuine, fold)
+    assert np.trapezoid(tar, far) == pytest.approx(np.mean(wins)) == pytest.approx(found["auc"])
+    precision, recall = precision_recall(scores, genuine)
+    assert (np.diff(recall) >= 0).all() and recall[0] == 0 and recall[-1] == 1
+    steps = (np.diff(recall) * precision[1:]).sum()
+    assert steps == pytest.approx(sklearn.metrics.average_precision_score(genuine, scores))
+    assert found["average_precision"] == pytest.approx(steps)
+
+
+def test_roc_holds_the_shares_accepted_at_every_threshold_and_rises_from_0_to_1():
+    scores, genuine, _ = random_pairs(1, digits=1)
+    far, tar = roc(scores, genuine)
+    counted = [(np.mean(scores[~genuine] >= t), np.mean(scores[genuine] >= t)) for t in sorted(set(scores))[::-1]]
+    assert np.column_stack([far, tar]) == pytest.approx(np.array([(0, 0), *counted]))
+    assert (far[0], tar[0], far[-1], tar[-1]) == (0, 0, 1, 1)
+
+
+@pytest.mark.parametrize("distance", [0.5, 2, 3])
+def test_two_gaussians_have_the_error_rates_of_their_closed_forms(distance):
+    """Unit variances, means d apart: EER = Phi(-d / 2), AUC = Phi(d / sqrt 2), TAR at FAR f = Phi(d + Phi^-1(f))."""
+    rng, n = np.random.default_rng(0), 100_000
+    scores = np.concatenate([rng.normal(distance, 1, n), rng.normal(0, 1, n)])
+    found = measures(scores, np.arange(2 * n) < n, np.zeros(2 * n, int))
+    assert found["eer"] == pytest.approx(norm.cdf(-distance / 2), abs=0.004)
+    assert found["auc"] == pytest.approx(norm.cdf(distance / math.sqrt(2)), abs=0.004)
+    assert found["tar_at_far_1e-2"] == pytest.approx(norm.cdf(distance + norm.ppf(0.01)), abs=0.015)
+
+
+def test_equal_error_rate_by_hand():
+    """Genuine 4, 3, 1 and impostors 2, 0, -1: at threshold 2 one in three of either kind is wrong."""
+    assert equal_error_rate(np.array([4, 3, 1, 2, 0, -1.0]), np.arange(6) < 3) == pytest.approx(1 / 3)
+
+
+def test_equal_error_rate_lies_on_the_line_between_two_thresholds():
+    """Genuine 2, 1, 1 and impostors 1, 0: from (FAR 0, FRR 2/3) to (1/2, 0), equal at 2/7."""
+    assert equal_error_rate(np.array([2, 1, 1, 1, 0.0]), np.arange(5) < 3) == pytest.approx(2 / 7)
+
+
+def test_tar_at_far_by_hand():
+    """Ten impostors 0..9; genuine pairs at 9.5, 8.5, 7.5, 0.5. FAR 0 admits 1, FAR 0.1 two, FAR 0.2 three."""
+    scores = np.array([9.5, 8.5, 7.5, 0.5, *range(10)])
+    genuine = np.arange(14) < 4
+    for far, tar in [(0, 0.25), (0.05, 0.25), (0.1, 0.5), (0.19, 0.5), (0.2, 0.75), (0.89, 0.75), (0.9, 1), (1, 1)]:
+        assert tar_at_far(scores, genuine, far) == tar
+
+
+def test_tar_at_far_rejects_genuine_pairs_whose_score_an_impostor_shares():
+    assert tar_at_far(np.array([1, 0.5, 0.5, 0.0]), np.array([True, True, False, False]), 0) == 0.5
+
+
+@pytest.mark.parametrize(
+    "scores, expected",
+    [
+        ([0.9, 0.1, 0.8, 0.2], dict(auc=1, average_precision=1, eer=0, accuracy=1, accuracy_std=0) | {"tar_at_far_1e-2": 1}),
+        ([0.1, 0.9, 0.2, 0.8], dict(auc=0, average_precision=5 / 12, eer=1) | {"tar_at_far_1e-2": 0}),
+        ([0.5, 0.5, 0.5, 0.5], dict(auc=0.5, average_precision=0.5, eer=0.5, accuracy=0.5) | {"tar_at_far_1e-2": 0}),
+    ],
+    ids=["perfect", "inverted", "constant"],
+)
+def test_perfect_inverted_and_constant_scores(scores, expected):
+    found = measures(np.array(scores), np.array([True, False, True, False]), TWO_FOLDS)
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+# --- thresholds and folds
+
+
+@pytest.mark.parametrize("digits", [None, 2, 1])
+@pytest.mark.parametrize("seed", range(5))
+def test_best_threshold_is_as_accurate_as_the_best_found_by_trying_all(seed, digits):
+    scores, genuine, _ = random_pairs(seed, n=40, digits=digits)
+    threshold = best_threshold(scores, genuine)
+    tried = {cut: accuracy(scores, genuine, cut) for cut in cuts(scores)}
+    assert accuracy(scores, genuine, threshold) == max(tried.values())
+    best = [cut for cut in tried if tried[cut] == max(tried.values())]
+    below, above = sum(cut < threshold - 1e-12 for cut in best), sum(cut > threshold + 1e-12 for cut in best)
+    assert below + above == len(best) - 1 and abs(below - above) <= 1  # midway, and of several the middle one
+
+
+def test_best_threshold_lies_midway_between_the_kinds_it_separates():
+    assert best_threshold(np.array([0.9, 0.1, 0.7, 0.3]), np.array([True, False, True, False])) == pytest.approx(0.5)
+
+
+def test_best_threshold_of_one_kind_alone_accepts_or_rejects_all():
+    scores = np.array([0.2, 0.4])
+    assert best_threshold(scores, np.array([True, True])) < 0.2
+    assert best_threshold(scores, np.array([False, False])) > 0.4
+
+
+@pytest.mark.parametrize("digits", [None, 1])
+@pytest.mark.parametrize("seed", range(4))
+def test_fold_accuracies_are_those_of_a_best_threshold_of_the_other_folds(seed, digits):
+    scores, genuine, fold = random_pairs(seed, digits=digits)
+    found = fold_accuracies(scores, genuine, fold)
+    assert len(found) == 3
+    for k in range(3):
+        rest, here = fold != k, fold == k
+        tried = {cut: accuracy(scores[rest], genuine[rest], cut) for cut in cuts(scores[rest])}
+        best = [cut for cut in tried if tried[cut] == max(tried.values())]
+        middle = {best[(len(best) - 1) // 2], best[len(best) // 2]}
+        assert any(found[k] == pytest.approx(accuracy(scores[here], genuine[here], cut)) for cut in middle)
+
+
+def test_a_fold_does_not_choose_its_own_threshold():
+    """Fold 0 alone would be parted at 0.2, fold 1 at 0.8; with the other's threshold each has half right."""
+    scores, genuine = np.array([0.3, 0.1, 0.9, 0.7]), np.array([True, False, True, False])
+    assert fold_accuracies(scores, genuine, TWO_FOLDS).tolist() == [0.5, 0.5]
+    assert fold_accuracies(scores, genuine, np.array([0, 1, 1, 1]))[0] == 0
+
+
+def test_accuracy_is_the_mean_over_folds_with_the_standard_deviation_of_a_sample():
+    scores, genuine, fold = random_pairs(3)
+    accuracies, found = fold_accuracies(scores, genuine, fold), measures(scores, genuine, fold)
+    mean = sum(accuracies) / 3
+    assert found["accuracy"] == pytest.approx(mean)
+    assert found["accuracy_std"] == pytest.approx(math.sqrt(sum((a - mean) ** 2 for a in accuracies) / 2))
+    assert found["accuracy_std"] > 0
+
+
+def test_one_fold_has_no_fold_accuracy():
+    scores, genuine, _ = random_pairs(0)
+    one = np.zeros(len(scores), int)
+    assert not {"accuracy", "accuracy_std"} & measures(scores, genuine, one).keys()
+    with pytest.raises(ValueError, match="two folds.*View 2"):
+        fold_accuracies(scores, genuine, one)
+
+
+# --- embeddings and scores
+
+
+class Projection(Embedder):
+    """A fixed random linear map of the pixels, mirror images apart."""
+
+    def __init__(self):
+        super().__init__("projection")
+        self.weight = torch.randn(3 * 112 * 112, 5, generator=torch.Generator().manual_seed(0))
+
+    def _embed(self, images):
+        return (images.float() / 255 - 0.5).flatten(1) @ self.weight
+
+
+@pytest.fixture(scope="module")
+def crops() -> torch.Tensor:
+    return torch.randint(0, 256, (4, 3, 112, 112), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def dataset(crops):
+    return [(crop, i) for i, crop in enumerate(crops)]
+
+
+def test_pair_scores_are_cosines():
+    embeddings = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    unit = embeddings / embeddings.norm(dim=1, keepdim=True)
+    first, second = np.array([0, 2, 5, 3]), np.array([1, 2, 0, 3])
+    expected = [torch.nn.functional.cosine_similarity(embeddings[a], embeddings[b], dim=0) for a, b in zip(first, second)]
+    scores = pair_scores(unit, first, second)
+    assert scores.dtype == np.float64 and scores == pytest.approx(np.array(expected), abs=1e-6)
+    assert scores[[1, 3]] == pytest.approx(1, abs=1e-6)
+
+
+def test_embeddings_are_those_of_the_model_at_unit_length_in_order(crops):
+    raw = Projection()._embed(crops)
+    found = embed_images(Projection(), dataset(crops))
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, raw / raw.norm(dim=1, keepdim=True), atol=1e-6)
+
+
+def test_flip_test_adds_the_mirrored_embedding_before_normalising(crops):
+    total = Projection()._embed(crops) + Projection()._embed(crops[..., torch.arange(111, -1, -1)])
+    found = embed_images(Projection(), dataset(crops), flip=True)
+    assert torch.allclose(found, total / total.norm(dim=1, keepdim=True), atol=1e-6)
+
+
+def test_flip_test_gives_an_image_and_its_mirror_image_one_embedding(crops):
+    mirrored = dataset(crops.flip(-1))
+    assert torch.equal(
+        embed_images(Projection(), dataset(crops), flip=True), embed_images(Projection(), mirrored, flip=True)
+    )
+    assert not torch.allclose(embed_images(Projection(), dataset(crops)), embed_images(Projection(), mirrored), atol=0.01)
+
+
+def test_a_transform_changes_what_the_model_sees(crops):
+    dimmed = embed_images(Projection(), dataset(crops), transform=low_light)
+    assert torch.allclose(dimmed, embed_images(Projection(), dataset(low_light(crops))))
+    assert not torch.allclose(dimmed, embed_images(Projection(), dataset(crops)), atol=0.01)
+
+
+def test_low_light_is_twice_the_root_rounded_down_for_all_256_values():
+    """floor(2 sqrt(x)) = isqrt(4 x), in whole numbers."""
+    values = torch.arange(256, dtype=torch.uint8)
+    dimmed = low_light(values)
+    assert dimmed.dtype == torch.uint8
+    assert dimmed.tolist() == [math.isqrt(4 * x) for x in range(256)]
+    assert dimmed.max() == 31
