@@ -131,7 +131,7 @@ run: $(ENVIRONMENT)  ## one notebook, other parameters: make run NOTEBOOK=train 
 .PHONY: lock
 lock: $(ENVIRONMENT)  ## requirements.lock and environment.yml from pyproject.toml
 	$(BIN)/pip install --quiet uv
-	$(BIN)/python tests/lock.py
+	PATH="$(BIN):$$PATH" $(BIN)/python lock.py
 
 .PHONY: clean
 clean:  ## delete everything computed (build, figures, PDF), but not the environment

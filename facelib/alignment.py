@@ -7,7 +7,9 @@ inside facenet-pytorch. It runs once a data set; the landmarks are kept in one C
     python -m facelib.alignment FOLDER CACHE    # detect the faces of FOLDER into CACHE, continuing where it stopped
 """
 
+import csv
 import hashlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -66,9 +68,11 @@ class Detector:
 
     def __call__(self, images: list[np.ndarray]) -> list[tuple[np.ndarray, float] | None]:
         """Images of one size -> for each (landmarks (5, 2) float32, score in [0, 1]), or None where no face is."""
+        height, width = images[0].shape[:2]
+        if min(height, width) < self.mtcnn.min_face_size:
+            return [None] * len(images)  # MTCNN fails on them
         with torch.inference_mode():
             boxes, scores, points = self.mtcnn.detect(np.stack(images), landmarks=True)
-        height, width = images[0].shape[:2]
         return [
             None if b is None else main_face(b, s, p, width, height) for b, s, p in zip(boxes, scores, points)
         ]
@@ -109,51 +113,67 @@ def find_landmarks(folder: str | Path, cache: str | Path, device: str = "cpu") -
     file = landmarks_file(folder, cache)
     if not file.exists():
         detect_folder(folder, file, device)
-    table = pd.read_csv(file)
+    table = pd.read_csv(file, keep_default_na=False)
     if list(table.columns) != COLUMNS:
         raise ValueError(f"{file}: not a landmarks file, its columns should be {', '.join(COLUMNS)}. Delete it.")
     return table.set_index("image")
 
 
 def detect_folder(folder: str | Path, file: Path, device: str = "cpu") -> None:
-    """Detect every image of the folder and write the landmarks file. Rows gather in `<file>.partial` on the way."""
+    """Detect every image of the folder and write the landmarks file.
+
+    Rows gather beside it, in a file named by the folder alone, with each image's size in bytes: so they survive a
+    kill, and the mending of an unreadable image, which changes the data set's fingerprint.
+    """
     folder, images = Path(folder), list_images(folder)
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    done = set()
-    if partial.exists():
-        kept = partial.read_text().splitlines(keepends=True)
-        kept = [row for row in kept if row.endswith("\n") and row.count(",") == len(COLUMNS) - 1]  # a torn last row
-        partial.write_text("".join(kept))
-        done = {row.rsplit(",", len(COLUMNS) - 1)[0].strip('"') for row in kept}
+    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    partial = file.with_name(f"detecting-{folder.name}-{place}.csv")
+    sizes = {image: (folder / image).stat().st_size for image in images}
+    found = {image: row for image, row in read_rows(partial).items() if sizes.get(image) == int(row[-1])}
+    todo = [image for image in images if image not in found]
     detector = Detector(device)
     unreadable = []
-    todo = [image for image in images if image not in done]
-    with partial.open("a") as rows, tqdm(total=len(todo), desc=f"faces of {folder.name}", mininterval=5) as bar:
-        for start in range(0, len(todo), BATCH):
-            names = todo[start : start + BATCH]
-            pictures = {}
-            for name in names:
-                try:
-                    pictures[name] = read_image(folder / name)
-                except ImageError as error:
-                    unreadable.append(str(error))
-            found = detect_all(detector, pictures)
-            frame = pd.DataFrame([[name, *values] for name, values in found.items()], columns=COLUMNS)
-            frame.to_csv(rows, header=False, index=False, float_format="%.3f")
-            rows.flush()
-            bar.update(len(names))
+    with partial.open("a", newline="", encoding="utf-8") as rows:
+        writer = csv.writer(rows)
+        with tqdm(total=len(todo), desc=f"faces of {folder.name}", mininterval=5) as bar:
+            for start in range(0, len(todo), BATCH):
+                names = todo[start : start + BATCH]
+                pictures = {}
+                for name in names:
+                    try:
+                        pictures[name] = read_image(folder / name)
+                    except ImageError as error:
+                        unreadable.append(str(error))
+                for name, numbers in detect_all(detector, pictures).items():
+                    found[name] = [*numbers, sizes[name]]
+                    writer.writerow([name, *(f"{number:.3f}" for number in numbers), sizes[name]])
+                rows.flush()
+                bar.update(len(names))
     if unreadable:
         shown = "\n".join(unreadable[:10])
         raise ImageError(f"{len(unreadable)} of {len(images)} images can't be read:\n{shown}")
-    table = pd.read_csv(partial, names=COLUMNS)
+    table = pd.DataFrame([[image, *map(float, found[image][:11])] for image in images], columns=COLUMNS)
     if (table.score == 0).all():
         raise ValueError(f"{folder}: no face found in any of {len(table)} images")
-    points = table.columns[1:-1]
+    points = COLUMNS[1:-1]
     table.loc[table.score == 0, points] = table.loc[table.score > 0, points].median().to_numpy()
-    table = table.set_index("image").loc[images].reset_index()
-    table.to_csv(partial, index=False, float_format="%.3f")
-    os.replace(partial, file)
+    finished = file.with_suffix(".partial")
+    table.to_csv(finished, index=False, float_format="%.3f")
+    os.replace(finished, file)
+    partial.unlink()
+
+
+def read_rows(file: Path) -> dict[str, list[str]]:
+    """Image -> its ten coordinates, score and size, from rows as detect_folder writes them; a torn last row is cut off."""
+    if not file.exists():
+        return {}
+    content = file.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        file.write_bytes(whole)
+    rows = csv.reader(io.StringIO(whole.decode("utf-8"), newline=""))
+    return {row[0]: row[1:] for row in rows if len(row) == len(COLUMNS) + 1}
 
 
 def detect_all(detector: Detector, pictures: dict[str, np.ndarray]) -> dict[str, list[float]]:

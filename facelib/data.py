@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from facelib.alignment import align
 from facelib.images import list_images, read_image
@@ -105,6 +105,8 @@ def read_pairs(file: str | Path) -> Pairs:
     try:
         numbers = [int(word) for word in lines[0]]
         folds, n = numbers if len(numbers) == 2 else (1, *numbers)
+        if folds < 1 or n < 1:
+            raise ValueError
     except (IndexError, ValueError, TypeError):
         raise ValueError(f"{file}: the first line must be `folds pairs` or `pairs`, two or one numbers") from None
     if len(lines) - 1 != folds * 2 * n:
@@ -138,7 +140,9 @@ class PairImages(Dataset):
         missing = [name for name in names if name not in there]
         if missing:
             shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            raise FileNotFoundError(f"{folder}: {len(missing)} of {len(names)} images of the pairs file are missing: {shown}")
+            raise FileNotFoundError(
+                f"{folder}: {len(missing)} of {len(names)} images that the pairs file names are missing: {shown}"
+            )
         self.images = [there[name] for name in names]
         self.landmarks = landmarks.loc[self.images].to_numpy(np.float32)[:, :10].reshape(-1, 5, 2)
         index = {name: i for i, name in enumerate(names)}
@@ -169,7 +173,7 @@ def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """(N, 3, H, W) uint8 -> (N, 3, 112, 112) float32 in [-1, 1]: random flip, centre crop, normalisation, on its device."""
+    """(N, 3, H, W) uint8 -> (N, 3, 112, 112) float32 in [-1, 1], on its device: flip, centre crop, normalisation."""
     return normalise(random_flip(centre_crop(images), generator))
 
 
@@ -181,14 +185,22 @@ class Loader:
     """
 
     def __init__(
-        self, dataset: Dataset, batch_size: int, device: str = "cpu", shuffle: bool = False, seed: int = 0, workers: int = 0
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        device: str = "cpu",
+        shuffle: bool = False,
+        seed: int = 0,
+        workers: int = 0,
     ):
         self.device = torch.device(device)
+        # The order has a generator of its own: workers draw from the DataLoader's and would change it.
+        order = RandomSampler(dataset, generator=torch.Generator().manual_seed(seed)) if shuffle else None
         self.batches = DataLoader(
             dataset,
             batch_size,
-            shuffle=shuffle,
-            drop_last=shuffle and len(dataset) % batch_size == 1,  # batch norm can't train on one; it has company next epoch
+            sampler=order,
+            drop_last=shuffle and len(dataset) % batch_size == 1,  # batch norm can't train on one image
             num_workers=workers,
             collate_fn=stack,
             pin_memory=self.device.type == "cuda",

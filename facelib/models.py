@@ -6,7 +6,6 @@ An embedder wraps a trained backbone: it takes aligned uint8 crops and owns thei
 
 import difflib
 import json
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +24,9 @@ SIZE = 112
 def create_model(name: str, embedding_size: int = 512) -> nn.Module:
     """An untrained backbone: (N, 3, 112, 112) float RGB in [-1, 1] -> (N, embedding_size) float.
 
-    `name` is iresnet18, iresnet34, iresnet50 or iresnet100 (ArcFace's improved ResNet), iresnet18_025 (its quarter width) or any timm model's name, whose
-    classifier is then a linear layer to the embedding. Raises ValueError with near matches for an unknown name.
+    `name` is iresnet18, iresnet34, iresnet50, iresnet100 (ArcFace's improved ResNet), iresnet18_025 (a quarter of its
+    width) or any timm model's name, whose classifier is then a linear layer to the embedding. Raises ValueError for an
+    unknown name, with near matches, and for a timm model that can't be built for 112x112 images.
     """
     if name in VARIANTS:
         return IResNet(*VARIANTS[name], embedding_size)
@@ -36,7 +36,14 @@ def create_model(name: str, embedding_size: int = 512) -> nn.Module:
         raise ValueError(f"backbone {name!r} is unknown. {hint}")
     config = timm.get_pretrained_cfg(name)
     size = {"img_size": SIZE} if config is not None and config.fixed_input_size else {}
-    return timm.create_model(name, num_classes=embedding_size, **size)
+    try:
+        return timm.create_model(name, num_classes=embedding_size, **size)
+    except (AssertionError, RuntimeError, TypeError) as error:
+        raise ValueError(f"backbone {name} can't be built for {SIZE}x{SIZE} images ({first_line(error)})") from error
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -98,7 +105,7 @@ class OnnxEmbedder(Embedder):
             providers = ["CUDAExecutionProvider"] if device == "cuda" else []
             self.session = onnxruntime.InferenceSession(path, providers=[*providers, "CPUExecutionProvider"])
         except Exception as error:  # onnx and onnxruntime raise many kinds, none of which they share
-            raise ValueError(f"{path}: not an ONNX model ({str(error).splitlines()[0]})") from error
+            raise ValueError(f"{path}: not an ONNX model ({first_line(error)})") from error
         inputs = self.session.get_inputs()
         if len(inputs) != 1 or inputs[0].shape[1:] != [3, SIZE, SIZE]:
             found = ", ".join(f"{i.name} {i.shape}" for i in inputs)
@@ -112,17 +119,18 @@ class OnnxEmbedder(Embedder):
         count = len(images)
         batch = images.float() if self.normalises else normalise(images)
         if count < self.batch_size and isinstance(self.session.get_inputs()[0].shape[0], int):
-            batch = torch.cat([batch, batch[:1].expand(self.batch_size - count, -1, -1, -1)])  # the graph wants it full
+            empty = batch.new_zeros(self.batch_size - count, *batch.shape[1:])
+            batch = torch.cat([batch, empty])  # the graph takes full batches only
         return torch.from_numpy(self.session.run(None, {self.input: batch.numpy()})[0][:count]).float()
 
 
 def normalises_inside(graph: onnx.GraphProto, name: str) -> bool:
     """Whether the graph shifts or scales its input before the first convolution: then it takes 0 to 255, else [-1, 1].
 
-    insightface's own reader follows the same rule (arcface_onnx.py looks for a Sub and a Mul among the first nodes).
+    insightface's own reader goes by a Sub and a Mul among the first nodes (arcface_onnx.py).
     """
     for node in graph.node:
-        if name in node.input:
+        if name in node.input and node.op_type != "Shape":
             if node.op_type in ("Sub", "Add", "Mul", "Div", "BatchNormalization"):
                 return True
             if node.op_type not in ("Identity", "Cast", "Transpose"):
@@ -139,7 +147,7 @@ def load_embedder(source: str | Path, device: str = "cpu") -> Embedder:
     """
     source = Path(source)
     if not source.exists():
-        raise FileNotFoundError(f"{source}: no such model. Give a run's folder, a .pth or .pt checkpoint or an .onnx file.")
+        raise FileNotFoundError(f"{source}: no such model. Give a run's folder, a .pth or .pt checkpoint or .onnx file.")
     if source.is_dir():
         return load_run(source, device)
     if source.suffix == ".onnx":
@@ -155,12 +163,15 @@ def load_run(folder: Path, device: str = "cpu") -> TorchEmbedder:
     for file in (parameters, weights):
         if not file.exists():
             raise ValueError(f"{folder}: not a finished run, {file.name} is missing. Run the train notebook again.")
-    config = json.loads(parameters.read_text())
-    model = create_model(config["backbone"], config["embedding_size"])
+    try:
+        config = json.loads(parameters.read_text())
+        model = create_model(config["backbone"], config["embedding_size"])
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{parameters}: not the parameters of a run ({first_line(error)})") from error
     try:
         model.load_state_dict(safetensors.torch.load_file(weights))
     except (RuntimeError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{weights}: not the weights of {config['backbone']} ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"{weights}: not the weights of {config['backbone']} ({first_line(error)})") from error
     return TorchEmbedder(folder.name, model, device)
 
 
@@ -168,19 +179,19 @@ def load_insightface(path: Path, device: str = "cpu") -> TorchEmbedder:
     """The embedder of a PyTorch checkpoint as insightface releases them, its architecture read from the keys."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path}: not a checkpoint of plain tensors, refused ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # a damaged or foreign file can make the unpickler raise anything
+        raise ValueError(f"{path}: not a checkpoint of plain tensors, refused ({first_line(error)})") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path}: not a state dict")
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise ValueError(f"{path}: not a state dict, which maps names to tensors")
     state = {key.removeprefix("module."): value for key, value in state.items()}  # saved from DistributedDataParallel
     blocks = tuple(
         len({key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")}) for stage in (1, 2, 3, 4)
     )
-    width = len(state.get("conv1.weight", ()))
+    width = sum(state["conv1.weight"].shape[:1]) if "conv1.weight" in state else 0
     name = next((name for name in VARIANTS if VARIANTS[name] == (blocks, width)), None)
-    if name is None or "fc.weight" not in state:
+    if name is None or "fc.weight" not in state or state["fc.weight"].ndim != 2:
         known = ", ".join(f"{name} {blocks}" for name, (blocks, _) in VARIANTS.items())
         raise ValueError(f"{path}: not an insightface ResNet. Blocks per layer found: {blocks}, width {width}; known: {known}")
     model = create_model(name, len(state["fc.weight"]))

@@ -80,7 +80,7 @@ def run_notebook(notebook: Path, output: Path, given: dict[str, object]) -> None
     partial, failed = output.with_suffix(".partial.ipynb"), output.with_suffix(".failed.ipynb")
     try:
         papermill.execute_notebook(
-            notebook, partial, parameters, kernel_name="python3", cwd=ROOT, progress_bar=False,
+            notebook, partial, parameters, kernel_name="python3", language="python", cwd=ROOT, progress_bar=False,
             stdout_file=sys.stdout, stderr_file=sys.stderr,
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:

@@ -55,8 +55,10 @@ def best_threshold(scores: np.ndarray, genuine: np.ndarray) -> float:
     sorted_scores = scores[order]
     # correct[k]: pairs judged rightly when the k lowest are rejected.
     correct = np.concatenate([[0], np.cumsum(np.where(genuine[order], -1, 1))]) + genuine.sum()
-    cuts = np.concatenate([[sorted_scores[0] - 1], (sorted_scores[1:] + sorted_scores[:-1]) / 2, [sorted_scores[-1] + 1]])
-    possible = np.concatenate([[True], sorted_scores[1:] > sorted_scores[:-1], [True]])  # equal scores can't be parted
+    lower, upper = sorted_scores[:-1], sorted_scores[1:]
+    middle = np.where((lower + upper) / 2 > lower, (lower + upper) / 2, upper)  # neighbouring floats have none between
+    cuts = np.concatenate([[sorted_scores[0] - 1], middle, [sorted_scores[-1] + 1]])
+    possible = np.concatenate([[True], upper > lower, [True]])  # equal scores can't be parted
     best = np.flatnonzero(possible & (correct == correct[possible].max()))
     return float(cuts[best[len(best) // 2]])
 

@@ -135,7 +135,11 @@ def test_with_landmarks_items_are_aligned_crops(tmp_path):
 # --- pairs
 
 
-VIEW_2 = "2\t2\nAnn\t1\t4\nBob\t2\t3\nAnn\t1\tBob\t12\nCy_Lee\t3\tAnn\t2\nDee\t1\t2\nEve\t5\t6\nDee\t1\tEve\t2\nEve\t3\tDee\t4\n"
+VIEW_2 = (
+    "2\t2\n"
+    "Ann\t1\t4\nBob\t2\t3\nAnn\t1\tBob\t12\nCy_Lee\t3\tAnn\t2\n"
+    "Dee\t1\t2\nEve\t5\t6\nDee\t1\tEve\t2\nEve\t3\tDee\t4\n"
+)
 
 
 def test_view_2_has_folds_of_genuine_then_impostor_pairs(tmp_path):
@@ -190,7 +194,8 @@ def test_a_missing_pairs_file_is_refused_by_name(tmp_path):
         read_pairs(tmp_path / "pairs.txt")
 
 
-NAMES = [f"Ann/Ann_{n:04d}" for n in (1, 2, 4)] + [f"{n}/{n}_{i:04d}" for n, i in (("Bob", 2), ("Bob", 3), ("Bob", 12), ("Cy_Lee", 3))]
+IN_FOLD_0 = ("Ann", 1), ("Ann", 2), ("Ann", 4), ("Bob", 2), ("Bob", 3), ("Bob", 12), ("Cy_Lee", 3)
+NAMES = [f"{name}/{name}_{number:04d}" for name, number in IN_FOLD_0]
 
 
 def test_each_distinct_image_of_the_pairs_comes_once_and_the_pairs_point_to_it(tmp_path):
@@ -221,7 +226,9 @@ def test_missing_images_are_counted_and_named(tmp_path):
 # --- augmentation
 
 
-@pytest.mark.parametrize("height, width, top, left", [(112, 112, 0, 0), (250, 250, 69, 69), (120, 114, 4, 1), (113, 115, 0, 1)])
+@pytest.mark.parametrize(
+    "height, width, top, left", [(112, 112, 0, 0), (250, 250, 69, 69), (120, 114, 4, 1), (113, 115, 0, 1)]
+)
 def test_centre_crop_takes_the_middle(height, width, top, left):
     """Each pixel holds its own place; of an odd margin the smaller half is above and to the left."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")

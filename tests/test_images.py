@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image
 
 from facelib.images import ImageError, list_images, read_image
 
@@ -110,11 +110,9 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     assert np.array_equal(read_image(tmp_path / "a.png"), UPRIGHT[orientation](pixels))
 
 
-@pytest.mark.parametrize("suffix, form", [("jpg", "JPEG"), ("bmp", "BMP"), ("webp", "WEBP"), ("ppm", "PPM"), ("tiff", "TIFF")])
-def test_other_formats_are_read(tmp_path, suffix, form):
-    if form == "WEBP" and not features.check("webp"):
-        pytest.skip("this Pillow has no WebP")
-    two_colours().save(tmp_path / f"a.{suffix}", form)
+@pytest.mark.parametrize("suffix", ["jpg", "bmp", "webp", "ppm", "tiff"])
+def test_other_formats_are_read(tmp_path, suffix):
+    two_colours().save(tmp_path / f"a.{suffix}")
     read = read_image(tmp_path / f"a.{suffix}").astype(int)
     assert read.shape == (16, 24, 3)
     assert np.abs(read[8, 4] - RED).max() < 12 and np.abs(read[8, 20] - BLUE).max() < 12
@@ -164,7 +162,8 @@ def touch(folder, *files):
 
 
 def test_images_are_listed_one_level_down_sorted_and_by_suffix(tmp_path):
-    touch(tmp_path, "b/2.JPG", "b/10.png", "a/1.jpeg", "a/notes.txt", "a/deep/3.jpg", "top.jpg", "landmarks.csv", "c/x.csv")
+    touch(tmp_path, "b/2.JPG", "b/10.png", "a/1.jpeg")
+    touch(tmp_path, "a/notes.txt", "a/deep/3.jpg", "top.jpg", "landmarks.csv", "c/x.csv")
     assert list_images(tmp_path) == ["a/1.jpeg", "b/10.png", "b/2.JPG"]
 
 

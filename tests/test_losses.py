@@ -38,7 +38,7 @@ def equation_3(x: Tensor, weight: Tensor, labels: Tensor, s: float, m: float) ->
 
 
 def target_logit(theta: float, scale: float, margin: float, dtype=torch.float64) -> float:
-    """The logit that the loss gives the target at angle `theta`, from its value beside one other class at 90 degrees."""
+    """The logit that the loss gives the target at angle `theta`, from its value beside one class at a right angle."""
     loss = ArcFace(3, 2, scale, margin).to(dtype)
     with torch.no_grad():
         loss.weight.copy_(torch.tensor([[1, 0, 0], [0, 0, 1]]))
@@ -176,7 +176,10 @@ def test_under_autocast_only_the_embeddings_are_rounded(kind):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value = loss(x, LABELS)
     exact, weight = x.double(), loss.weight.detach().double()
-    reference = equation_3(exact, weight, LABELS, 64, 0.5) if kind is ArcFace else F.cross_entropy(exact @ weight.T, LABELS)
+    if kind is ArcFace:
+        reference = equation_3(exact, weight, LABELS, 64, 0.5)
+    else:
+        reference = F.cross_entropy(exact @ weight.T, LABELS)
     assert value.dtype == torch.float32
     assert value.item() == pytest.approx(reference.item(), rel=2e-6)
 

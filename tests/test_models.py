@@ -14,7 +14,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from facelib.models import create_model, load_embedder
 
-BLOCKS = {"iresnet18": (2, 2, 2, 2), "iresnet34": (3, 4, 6, 3), "iresnet50": (3, 4, 14, 3), "iresnet100": (3, 13, 30, 3)}
+BLOCKS = {  # in each of the four layers
+    "iresnet18": (2, 2, 2, 2),
+    "iresnet34": (3, 4, 6, 3),
+    "iresnet50": (3, 4, 14, 3),
+    "iresnet100": (3, 13, 30, 3),
+}
 
 
 def on_paper(name: str, embedding_size: int = 512):
@@ -118,7 +123,9 @@ def expected(state, crops) -> torch.Tensor:
 # --- architectures
 
 
-@pytest.mark.parametrize("name, millions", [("iresnet18", 24.03), ("iresnet34", 34.14), ("iresnet50", 43.59), ("iresnet100", 65.16)])
+@pytest.mark.parametrize(
+    "name, millions", [("iresnet18", 24.03), ("iresnet34", 34.14), ("iresnet50", 43.59), ("iresnet100", 65.16)]
+)
 def test_iresnets_have_the_published_numbers_of_parameters(name, millions):
     count = sum(parameter.numel() for parameter in on_paper(name).parameters())
     assert round(count / 1e6, 2) == millions
@@ -166,7 +173,9 @@ def test_a_backbone_maps_faces_to_the_asked_size_and_is_trained_throughout(name)
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
 
 
-@pytest.mark.parametrize("wrong, meant", [("iresnet5O", "iresnet50"), ("efficientnet-b3", "efficientnet_b3"), ("IResNet18", "iresnet18")])
+@pytest.mark.parametrize(
+    "wrong, meant", [("iresnet5O", "iresnet50"), ("efficientnet-b3", "efficientnet_b3"), ("IResnet18", "iresnet18")]
+)
 def test_an_unknown_backbone_is_refused_with_near_matches(wrong, meant):
     with pytest.raises(ValueError, match=f"{wrong}.*{meant}"):
         create_model(wrong)
@@ -188,9 +197,9 @@ WRAPS = {
 }
 
 
-@pytest.mark.parametrize("wrap, suffix", [("plain", "pth"), ("under state_dict", "pt"), ("from DistributedDataParallel", "pth"), ("both", "pth")])
-def test_a_checkpoint_embeds_as_its_network_on_rgb_in_minus_1_to_1(tmp_path, state, expected, crops, wrap, suffix):
-    file = tmp_path / f"backbone.{suffix}"
+@pytest.mark.parametrize("wrap", WRAPS)
+def test_a_checkpoint_embeds_as_its_network_on_rgb_in_minus_1_to_1(tmp_path, state, expected, crops, wrap):
+    file = tmp_path / ("backbone.pt" if wrap == "plain" else "backbone.pth")
     torch.save(WRAPS[wrap](state), file)
     embeddings = load_embedder(file).embed(crops)
     file.unlink()
@@ -201,6 +210,13 @@ def test_a_checkpoint_embeds_as_its_network_on_rgb_in_minus_1_to_1(tmp_path, sta
 @pytest.fixture(scope="module")
 def small_state() -> dict[str, torch.Tensor]:
     return create_model("iresnet18_025", 4).state_dict()
+
+
+def test_a_checkpoint_of_quarter_width_embeds_as_its_network(tmp_path, small_state, crops):
+    torch.save(small_state, tmp_path / "quarter.pth")
+    x = (crops.float() - 127.5) / 127.5
+    expected = iresnet_forward(small_state, x)
+    assert torch.allclose(load_embedder(tmp_path / "quarter.pth").embed(crops), expected, rtol=1e-4, atol=1e-2)
 
 
 def without(state, key):
@@ -245,7 +261,7 @@ class Payload:
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, kind):
     harmful, harmed = {"weight": torch.zeros(2), "payload": Payload(tmp_path / "harmed")}, tmp_path / "harmed"
     file = tmp_path / "harmful.pth"
-    torch.save(harmful, file) if kind == "checkpoint" else file.write_bytes(pickle.dumps(harmful))
+    torch.save(harmful, file) if kind == "checkpoint" else file.write_bytes(pickle.dumps(harmful, protocol=2))
     with pytest.raises(ValueError, match="harmful.pth.*refused"):
         load_embedder(file)
     assert not harmed.exists()
@@ -253,10 +269,19 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, kind):
     assert harmed.exists()  # so it would have shown
 
 
+GARBAGE = {
+    "empty": b"",
+    "text": b"not a model\n" * 99,
+    "zeros": bytes(1000),
+    "half a zip archive": b"PK\x03\x04" + bytes(500),
+    "a pickle of nothing": b"\x80\x02.",
+}
+
+
 @pytest.mark.parametrize("suffix", ["pth", "pt", "onnx"])
-@pytest.mark.parametrize("content", [b"", b"not a model\n" * 99, bytes(1000), b"PK\x03\x04" + bytes(500), b"\x80\x02."])
-def test_garbage_is_refused_by_name(tmp_path, suffix, content):
-    (tmp_path / f"garbage.{suffix}").write_bytes(content)
+@pytest.mark.parametrize("kind", GARBAGE)
+def test_garbage_is_refused_by_name(tmp_path, suffix, kind):
+    (tmp_path / f"garbage.{suffix}").write_bytes(GARBAGE[kind])
     with pytest.raises(ValueError, match=f"garbage.{suffix}"):
         load_embedder(tmp_path / f"garbage.{suffix}")
 
@@ -296,7 +321,7 @@ def test_a_run_embeds_with_its_backbone_and_weights(run, small_state, crops):
     with torch.no_grad():
         expected = model((crops.float() - 127.5) / 127.5)
     for source in (run, str(run)):
-        assert torch.allclose(load_embedder(source).embed(crops), expected, atol=1e-5)
+        assert torch.allclose(load_embedder(source).embed(crops), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("missing", ["parameters.json", "weights.safetensors"])
@@ -361,7 +386,7 @@ def save_onnx(file: Path, batch="N", inside="nothing", shape=(3, 112, 112), list
 
 
 def products(crops: torch.Tensor, inside: str) -> np.ndarray:
-    """What that model should make of the crops: [-1, 1] goes into the one that does not normalise, 0 to 255 into others."""
+    """What that model should make of the crops: it gets [-1, 1] if it does not normalise, else 0 to 255."""
     x = crops.numpy().astype(np.float64)
     x = {
         "nothing": (x - 127.5) / 127.5,
@@ -397,7 +422,8 @@ def test_an_onnx_model_of_another_input_is_refused_with_the_shape_found(tmp_path
         [helper.make_tensor_value_info("data", TensorProto.FLOAT, ["N", *shape])],
         [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", int(np.prod(shape))])],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7), tmp_path / "other.onnx")
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
+    onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(ValueError, match=f"other.onnx.*{', '.join(map(str, shape))}"):
         load_embedder(tmp_path / "other.onnx")
 
@@ -422,9 +448,8 @@ def embedder(request, tmp_path):
 def test_images_are_taken_as_arrays_too_and_embedded_one_by_one_as_together(embedder, crops):
     together = embedder.embed(crops)
     assert torch.equal(embedder.embed(crops.numpy()), together)
-    assert torch.allclose(torch.cat([embedder.embed(crop[None]) for crop in crops]), together, atol=1e-4)
-    embedder.batch_size = min(embedder.batch_size, 2)
-    assert torch.allclose(embedder.embed(crops), together, atol=1e-4)
+    one_by_one = torch.cat([embedder.embed(crop[None]) for crop in crops])
+    assert (one_by_one - together).abs().max() < 1e-5 * together.abs().max()
 
 
 def test_no_images_have_no_embeddings(embedder, crops):

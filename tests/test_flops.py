@@ -1,0 +1,47 @@
+"""The cost of a backbone, against published figures and the textbook's formula."""
+
+import pytest
+
+from facelib import flops
+
+
+def test_resnet50_costs_what_the_published_table_says():
+    cost = flops.count("iresnet50")
+    assert cost["parameters"] / 1e6 == pytest.approx(43.59, abs=0.005)
+    assert cost["flops"] / 1e9 == pytest.approx(6.33, abs=0.005)
+
+
+def test_efficientnet_b3_costs_what_the_published_table_says():
+    cost = flops.count("efficientnet_b3")
+    assert cost["parameters"] / 1e6 == pytest.approx(11.483, abs=0.0005)
+    assert cost["flops"] / 1e9 == pytest.approx(0.275, abs=0.0005)
+
+
+def test_flops_grow_with_the_area_of_the_image():
+    small, large = (flops.count("mobilenetv3_small_100", size=size)["flops"] for size in (112, 224))
+    assert large / small == pytest.approx(4, rel=0.1)  # but for squeeze-and-excitation and the head
+
+
+def test_an_image_size_that_the_model_does_not_take_is_an_error_that_names_both():
+    with pytest.raises(ValueError, match="iresnet18_025 does not take images of 96x96"):
+        flops.count("iresnet18_025", size=96)
+
+
+@pytest.mark.parametrize("name", ["iresnet18_025", "efficientnet_b0"])
+def test_fvcore_counts_the_textbooks_multiply_adds_and_batch_norm_on_top(name):
+    by_hand, counted = flops.convolutions_and_linear(name), flops.count(name)["flops"]
+    assert by_hand < counted < 1.06 * by_hand
+
+
+def test_activations_are_what_convolutions_and_linear_layers_put_out():
+    # iresnet18_025, by hand: stem, then per stage two blocks of two 3x3 convolutions and one 1x1, then the embedding.
+    stem = 16 * 112 * 112
+    stages = sum(
+        c * (4 * s * s) + c * s * s + 2 * c * s * s + c * s * s  # conv1 before the stride, conv2, second block, 1x1
+        for c, s in ((16, 56), (32, 28), (64, 14), (128, 7))
+    )
+    assert flops.count("iresnet18_025")["activations"] == stem + stages + 512
+
+
+def test_speed_is_a_positive_number_of_images_a_second():
+    assert flops.speed("iresnet18_025", training=True, batch_size=2, repeats=1) > 0

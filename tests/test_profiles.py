@@ -1,0 +1,84 @@
+"""Which profile is taken, what it computes, and what is said when data are missing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from facelib import ROOT, profiles
+from facelib.notebook import check_parameters
+
+PROFILES = profiles.read_profiles(ROOT / "notebooks" / "profiles.toml")
+
+
+def put(folder: Path, *names: str) -> Path:
+    for name in names:
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    return folder
+
+
+SMALL = ("celeb/a/1.jpg", "lfw/pairs.txt")
+PAPER = ("casia-webface/a/1.jpg", "lfw/pairs.txt")
+
+
+def test_without_data_the_demo_is_taken_and_the_reason_says_what_to_put_where(tmp_path):
+    name, line = profiles.choose(PROFILES, tmp_path, gpu=True)
+    assert name == "demo"
+    assert f"{tmp_path}/casia-webface/<identity>/<image>.jpg" in line and f"LFW in {tmp_path}/lfw" in line
+
+
+def test_the_largest_profile_that_data_and_device_allow_is_taken(tmp_path):
+    assert profiles.choose(PROFILES, put(tmp_path / "a", *SMALL), gpu=True)[0] == "small"
+    both = put(tmp_path / "b", *SMALL, *PAPER)
+    assert profiles.choose(PROFILES, both, gpu=True)[0] == "paper"
+    name, line = profiles.choose(PROFILES, both, gpu=False)
+    assert name == "small" and "paper needs a CUDA GPU" in line
+
+
+def test_the_paper_profile_is_the_published_setting_with_arcfaces_recipe():
+    paper = PROFILES["paper"]
+    assert (paper["heavy"], paper["light"], paper["ratios"]) == ("iresnet50", "efficientnet_b3", [0.1, 0.25, 0.5, 1.0])
+    recipe = {"epochs": 12, "batch_size": 128, "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9}
+    recipe |= {"weight_decay": 5e-4, "power": 2.0, "scale": 64.0, "margin": 0.5}
+    assert recipe.items() <= paper["train"].items()
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_run_of_a_profile_has_parameters_that_its_notebook_takes(name, tmp_path):
+    plan = profiles.plan(name, PROFILES[name], put(tmp_path, "weights/model.onnx"))
+    for run in plan["runs"].values():
+        check_parameters(ROOT / "notebooks" / f"{run['notebook']}.ipynb", run["parameters"])
+
+
+def test_each_backbone_is_trained_at_each_ratio_and_verified_in_both_lights(tmp_path):
+    runs = profiles.plan("small", PROFILES["small"], put(tmp_path, "weights/model.onnx"))["runs"]
+    assert sum(name.startswith("train/") for name in runs) == 2 * 4
+    assert sum(name.startswith("verify/") for name in runs) == (2 * 4 + 1) * 2
+    assert runs["verify/released-normal"]["parameters"]["flip"] is True
+
+
+def test_a_missing_released_model_is_left_out_with_a_sentence_that_says_what_to_put_where(tmp_path):
+    plan = profiles.plan("small", PROFILES["small"], tmp_path)
+    assert not any("released" in name for name in plan["runs"])
+    assert f"no model in {tmp_path}/weights" in plan["left_out"][0]
+
+
+def test_an_unknown_profile_and_missing_data_are_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ValueError, match="PROFILE=smal is unknown.*demo, small, paper"):
+        profiles.main(str(tmp_path), "smal")
+    put(tmp_path, "celebs/a/1.jpg", "lfw/pairs.txt")
+    with pytest.raises(ValueError, match=r"PROFILE=small needs training images in .*/celeb/.*holds: celebs, lfw"):
+        profiles.main(str(tmp_path), "small")
+
+
+def test_a_parameter_file_is_rewritten_only_if_its_content_changes(tmp_path):
+    file = tmp_path / "parameters.json"
+    profiles.write_if_changed(file, "1")
+    before = file.stat().st_mtime_ns
+    profiles.write_if_changed(file, "1")
+    assert file.stat().st_mtime_ns == before
+    profiles.write_if_changed(file, "2")
+    assert file.read_text() == "2" and json.loads(file.read_text()) == 2

@@ -1,0 +1,143 @@
+"""Training: the schedule, what a run leaves, and what it refuses before the first step."""
+
+import json
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+
+from facelib import synthetic
+from facelib.models import load_embedder
+from facelib.output import whole_folder
+from facelib.train import Config, learning_rate, train
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "faces"
+    synthetic.make_identity_folder(folder, identities=4, images_per_identity=4, seed=3)
+    return folder
+
+
+def config(faces, output, **other):
+    small = {"backbone": "iresnet18_025", "embedding_size": 32, "epochs": 3, "batch_size": 8, "learning_rate": 0.02}
+    return Config(data=str(faces), output=str(output), **(small | other))
+
+
+def test_the_learning_rate_decays_by_the_polynomial_over_the_steps_that_are_run():
+    settings = Config(data="", output="", learning_rate=0.1, power=2.0)
+    rates = [learning_rate(step, 10, settings) for step in range(10)]
+    assert rates == pytest.approx([0.1 * (1 - step / 10) ** 2 for step in range(10)])
+
+
+def test_warm_up_rises_linearly_to_the_full_rate():
+    settings = Config(data="", output="", learning_rate=0.1, power=1.0, warmup=0.2)
+    rates = [learning_rate(step, 20, settings) for step in range(20)]
+    assert rates[:5] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1])
+    assert all(a > b for a, b in zip(rates[4:], rates[5:]))
+
+
+def test_a_run_leaves_a_folder_that_says_how_to_repeat_it_and_embeds(faces, tmp_path):
+    metrics = train(config(faces, tmp_path / "run"))
+    files = {file.name for file in (tmp_path / "run").iterdir()}
+    expected = {"weights.safetensors", "head.safetensors", "parameters.json", "metrics.json", "log.csv", "environment.json"}
+    assert files == expected
+    assert json.loads((tmp_path / "run" / "parameters.json").read_text())["backbone"] == "iresnet18_025"
+    assert metrics["images"] == 16 and metrics["identities"] == 4 and metrics["steps"] == 6
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert len(environment["data"]) == 12
+    log = pd.read_csv(tmp_path / "run" / "log.csv")
+    assert list(log.step) == list(range(1, 7))
+    assert load_embedder(tmp_path / "run").embed(torch.zeros(2, 3, 112, 112, dtype=torch.uint8)).shape == (2, 32)
+
+
+@pytest.mark.parametrize("loss", ["arcface", "softmax"])
+def test_training_lowers_the_loss(faces, tmp_path, loss):
+    metrics = train(config(faces, tmp_path / "run", loss=loss, epochs=8, scale=16.0, margin=0.2))
+    assert metrics["last_epoch_loss"] < 0.7 * metrics["first_loss"]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(faces, tmp_path):
+    weights = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(config(faces, tmp_path / name, epochs=1, seed=seed))
+        weights.append(safetensors.torch.load_file(tmp_path / name / "weights.safetensors")["fc.weight"])
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_autocast_to_bf16_trains_too(faces, tmp_path):
+    metrics = train(config(faces, tmp_path / "run", epochs=1, batch_size=4, precision="bf16", channels_last=True))
+    assert metrics["bf16"] and np.isfinite(metrics["last_epoch_loss"])
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"loss": "cosface"}, "loss must be one of arcface, softmax"),
+        ({"optimizer": "lamb"}, "optimizer must be one of"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"batch_size": 1}, "batch_size must be at least 2"),
+        ({"warmup": 1.0}, r"warmup must be in \[0, 1\)"),
+        ({"ratio": 0.1}, "ratio 0.1 leaves 0 of 4 identities.*raise ratio, or set keep_one"),
+        ({"ratio": 0.0}, r"ratio must be in \(0, 1\]"),
+        ({"backbone": "efficientnet_b33"}, "efficientnet_b3"),
+        ({"device": "cuda"}, "no CUDA GPU"),
+    ],
+)
+def test_a_wrong_parameter_is_told_before_training_and_leaves_nothing(faces, tmp_path, wrong, message):
+    if wrong == {"device": "cuda"} and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ValueError, match=message):
+        train(config(faces, tmp_path / "run", **wrong))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_data_folder_is_named_with_what_is_beside_it(faces, tmp_path):
+    with pytest.raises(FileNotFoundError, match="facess: no such data folder.*faces"):
+        train(config(faces.with_name("facess"), tmp_path / "run"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_tells_the_step(faces, tmp_path):
+    with pytest.raises(FloatingPointError, match="step 2 of 6, learning rate"):
+        train(config(faces, tmp_path / "run", learning_rate=1e30, clip=0.0))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_result_folder_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(KeyError):
+        with whole_folder(tmp_path / "run") as folder:
+            (folder / "half").write_text("half")
+            raise KeyError
+    assert not (tmp_path / "run").exists()
+    with whole_folder(tmp_path / "run") as folder:
+        assert not (folder / "half").exists()
+        (folder / "new").write_text("new")
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["new"]
+
+
+def test_a_failing_rerun_keeps_the_earlier_result(tmp_path):
+    with whole_folder(tmp_path / "run") as folder:
+        (folder / "result").write_text("old")
+    with pytest.raises(KeyError):
+        with whole_folder(tmp_path / "run"):
+            raise KeyError
+    assert (tmp_path / "run" / "result").read_text() == "old"
+
+
+def test_a_full_disk_is_told_before_training(faces, tmp_path):
+    """On a real file system of one megabyte, where this user may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        with pytest.raises(OSError, match="run: no space left on the disk .* Make room and run it again"):
+            train(config(faces, disk / "run", cache=str(tmp_path)))
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
