@@ -73,9 +73,7 @@ class Detector:
             return [None] * len(images)  # MTCNN fails on them
         with torch.inference_mode():
             boxes, scores, points = self.mtcnn.detect(np.stack(images), landmarks=True)
-        return [
-            None if b is None else main_face(b, s, p, width, height) for b, s, p in zip(boxes, scores, points)
-        ]
+        return [None if b is None else main_face(b, s, p, width, height) for b, s, p in zip(boxes, scores, points)]
 
 
 def main_face(boxes: np.ndarray, scores: np.ndarray, points: np.ndarray, width: int, height: int):
@@ -165,7 +163,7 @@ def detect_folder(folder: str | Path, file: Path, device: str = "cpu") -> None:
 
 
 def read_rows(file: Path) -> dict[str, list[str]]:
-    """Image -> its ten coordinates, score and size, from rows as detect_folder writes them; a torn last row is cut off."""
+    """Image -> its ten coordinates, score and size, as detect_folder writes them; a torn last row is cut off."""
     if not file.exists():
         return {}
     content = file.read_bytes()

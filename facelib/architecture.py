@@ -42,7 +42,7 @@ class Stage:
 
     @property
     def label(self) -> str:
-        """One or two lines, e.g. "14 × Block\\n3×3, 256, /2"; MBConv carries its expansion as in the paper's table."""
+        """One or two lines, e.g. "14 × Block\\n3×3, 256, /2"; MBConv carries its expansion as in the paper."""
         if not self.kernels:
             joint = " + " if " + " in self.kind else " "
             parts = self.kind.split(joint)

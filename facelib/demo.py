@@ -1,6 +1,6 @@
 """Synthetic data and small results made on the spot, so that every notebook runs before anything else was done.
 
-    python -m facelib.demo    # the demo profile's synthetic faces, in build/demo/data
+python -m facelib.demo    # the demo profile's synthetic faces, in build/demo/data
 """
 
 import json

@@ -12,14 +12,14 @@ import torch
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
 from facelib import provenance
-from facelib.models import SIZE, create_model
+from facelib.models import SIZE, create_model, first_line
 from facelib.output import whole_folder, write_json
 
 
 def count(name: str, embedding_size: int = 512, size: int = SIZE) -> dict[str, int]:
-    """Parameters, FLOPs and activations (elements put out by convolutions and linear layers) of one (3, size, size) image.
+    """Parameters, FLOPs and activations of one image (3, size, size), counted in eval mode.
 
-    Counted in eval mode. Raises ValueError if the model is unknown or does not take this size.
+    Activations are the elements that convolutions and linear layers put out. Raises ValueError if the model is unknown or does not take this size.
     """
     model = create_model(name, embedding_size).eval()
     image = torch.zeros(1, 3, size, size)
@@ -28,12 +28,16 @@ def count(name: str, embedding_size: int = 512, size: int = SIZE) -> dict[str, i
         flops = FlopCountAnalysis(model, image).unsupported_ops_warnings(False).total()
         activations = ActivationCountAnalysis(model, image).unsupported_ops_warnings(False).total()
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"{name} does not take images of {size}x{size} pixels: {str(error).splitlines()[0]}") from error
-    return {"parameters": sum(p.numel() for p in model.parameters()), "flops": int(flops), "activations": int(activations)}
+        raise ValueError(f"{name} does not take images of {size}x{size} pixels: {first_line(error)}") from error
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "flops": int(flops),
+        "activations": int(activations),
+    }
 
 
 def speed(name: str, training: bool, device: str = "cpu", batch_size: int = 16, repeats: int = 3) -> float:
-    """Images/s of a forward pass, or of forward, backward and SGD step if `training`: median of `repeats` after one more.
+    """Images/s of a forward pass, or of forward, backward and SGD step if `training`: the median of `repeats`.
 
     float32 and random images on a CPU, bf16 autocast on CUDA; loading is not in it.
     """
@@ -56,7 +60,8 @@ def speed(name: str, training: bool, device: str = "cpu", batch_size: int = 16, 
 
 
 def convolutions_and_linear(name: str, embedding_size: int = 512, size: int = SIZE) -> int:
-    """Multiply-adds of one image by the textbook: k^2 c d / groups a pixel of each convolution's output, c d a linear layer."""
+    """Multiply-adds of one image by the textbook: k^2 c d / groups for each pixel of a convolution's output,
+    c d for a linear layer."""
     model = create_model(name, embedding_size).eval()
     total = 0
 

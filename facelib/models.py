@@ -147,7 +147,9 @@ def load_embedder(source: str | Path, device: str = "cpu") -> Embedder:
     """
     source = Path(source)
     if not source.exists():
-        raise FileNotFoundError(f"{source}: no such model. Give a run's folder, a .pth or .pt checkpoint or .onnx file.")
+        raise FileNotFoundError(
+            f"{source}: no such model. Give a run's folder, a checkpoint (.pth, .pt) or an .onnx file."
+        )
     if source.is_dir():
         return load_run(source, device)
     if source.suffix == ".onnx":
@@ -193,7 +195,8 @@ def load_insightface(path: Path, device: str = "cpu") -> TorchEmbedder:
     name = next((name for name in VARIANTS if VARIANTS[name] == (blocks, width)), None)
     if name is None or "fc.weight" not in state or state["fc.weight"].ndim != 2:
         known = ", ".join(f"{name} {blocks}" for name, (blocks, _) in VARIANTS.items())
-        raise ValueError(f"{path}: not an insightface ResNet. Blocks per layer found: {blocks}, width {width}; known: {known}")
+        found = f"blocks per layer {blocks}, width {width}"
+        raise ValueError(f"{path}: not an insightface ResNet. It has {found}; known are {known}")
     model = create_model(name, len(state["fc.weight"]))
     try:
         model.load_state_dict(state)

@@ -29,7 +29,8 @@ def declared_parameters(notebook: Path) -> dict[str, tuple[type, object]]:
     found = {}
     for line in ast.parse(tagged[0]).body:
         if not isinstance(line, ast.AnnAssign) or ast.unparse(line.annotation) not in TYPES:
-            raise ValueError(f"{notebook}: `{ast.unparse(line)}` should be `name: type = default` with {', '.join(TYPES)}")
+            kinds = ", ".join(TYPES)
+            raise ValueError(f"{notebook}: `{ast.unparse(line)}` should be `name: type = default`, type {kinds}")
         found[line.target.id] = TYPES[ast.unparse(line.annotation)], ast.literal_eval(line.value)
     return found
 
@@ -72,7 +73,7 @@ def convert(value: object, kind: type) -> object:
 
 
 def run_notebook(notebook: Path, output: Path, given: dict[str, object]) -> None:
-    """Execute a copy of the notebook, from the repository's root, into `output`. Raises RuntimeError if a cell fails."""
+    """Execute the notebook, from the repository's root, into the copy `output`. Raises RuntimeError if a cell fails."""
     import papermill  # here, because it is slow to import and a wrong parameter should be told at once
 
     parameters = check_parameters(notebook, given)

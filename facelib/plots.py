@@ -54,7 +54,9 @@ def curve_panels(scores: dict[str, list[dict]], kind: str) -> Figure:
     figure.tight_layout(w_pad=0.6)
     handles, labels = axes[0][0].get_legend_handles_labels()
     columns = 2 if len(labels) > 1 else 1
-    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=columns, frameon=False, handlelength=2.6)
+    figure.legend(
+        handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=columns, frameon=False, handlelength=2.6
+    )
     return figure
 
 
@@ -70,7 +72,12 @@ def auc_against_ratio(table: pd.DataFrame) -> Figure:
     axis.axhline(0.5, color="0.6", linestyle=":", linewidth=0.8)
     axis.text(1.0, 0.503, "chance", color="0.4", fontsize=6, ha="right", va="bottom")
     ratios = sorted(table.ratio.unique())
-    axis.set(xscale="log", xlabel="share of each identity's images, $r$", ylabel="AUC", ylim=(min(0.48, table.auc.min() - 0.02), 1.0))
+    axis.set(
+        xscale="log",
+        xlabel="share of each identity's images, $r$",
+        ylabel="AUC",
+        ylim=(min(0.48, table.auc.min() - 0.02), 1.0),
+    )
     axis.set_xticks(ratios, [f"{ratio:g}" for ratio in ratios])
     axis.minorticks_off()
     axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncol=2)
@@ -79,7 +86,7 @@ def auc_against_ratio(table: pd.DataFrame) -> Figure:
 
 
 def loss_curves(logs: list[dict]) -> Figure:
-    """Training loss against the share of the run that is done: {"label", "color", "ratio", "log"} with log.csv's table."""
+    """Training loss against the share of the run that is done. A run: {"label", "color", "ratio", "log"}."""
     figure, axis = plt.subplots(figsize=(COLUMN, 1.9))
     for run in logs:
         log = run["log"]
@@ -94,4 +101,6 @@ def loss_curves(logs: list[dict]) -> Figure:
 def score_histogram(score: np.ndarray, genuine: np.ndarray, axis: Axes) -> None:
     """Histograms of the genuine and the impostor pairs' cosine on the axis."""
     frame = pd.DataFrame({"cosine": score, "pairs": np.where(genuine, "genuine", "impostor")})
-    sns.histplot(frame, x="cosine", hue="pairs", element="step", bins=50, palette={"genuine": LIGHT, "impostor": HEAVY}, ax=axis)
+    sns.histplot(
+        frame, x="cosine", hue="pairs", element="step", bins=50, palette={"genuine": LIGHT, "impostor": HEAVY}, ax=axis
+    )

@@ -117,7 +117,9 @@ def makefile(plan: dict) -> str:
     for name, run in plan["runs"].items():
         copy, parameters = f"{build}/notebooks/{name}.ipynb", f"{build}/parameters/{name}.json"
         result = f"{run['parameters']['output']}/metrics.json"
-        needs = " ".join([parameters, f"notebooks/{run['notebook']}.ipynb", f"$({run['notebook'].upper()}_CODE)", *run["needs"]])
+        needs = " ".join(
+            [parameters, f"notebooks/{run['notebook']}.ipynb", f"$({run['notebook'].upper()}_CODE)", *run["needs"]]
+        )
         lines += [
             "",
             f"RESULTS += {copy}",
@@ -147,8 +149,8 @@ def main(data: str, name: str = "") -> None:
         lacks = [lack for lack in missing(profiles[name], folder, True)]
         if lacks:
             there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-            holds = f"{folder} holds: {', '.join(there) or 'nothing'}" if folder.is_dir() else f"there is no folder {folder}"
-            raise ValueError(f"PROFILE={name} needs {' and '.join(lacks)}; {holds}. Set DATA to the folder that holds them.")
+            holds = f"{folder} holds: {', '.join(there) or 'nothing'}" if folder.is_dir() else f"there is no {folder}"
+            raise ValueError(f"PROFILE={name} needs {' and '.join(lacks)}; {holds}. Set DATA to the folder with both.")
         line = f"profile {name}: {profiles[name]['description']} (asked for)"
     made = plan(name, profiles[name], folder)
     build = Path("build") / name

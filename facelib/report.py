@@ -1,7 +1,7 @@
 """The report's numbers, tables and claims, as LaTeX, from the results on disk.
 
-A number enters the text as `\\val{key}`, a sentence that depends on the results as `\\val{claim...}`: the functions here
-choose its words by the numbers. A key that was not written is an error in LaTeX, never a gap.
+A number enters the text as `\\val{key}`, a sentence that depends on the results as `\\val{claim...}`: the functions
+here choose its words by the numbers. A key that was not written is an error in LaTeX, never a gap.
 """
 
 import json
@@ -19,7 +19,7 @@ PUBLISHED_RELEASED = {"arcface_mobilefacenet_y1": 0.9950}
 
 
 def load_results(build: Path) -> dict:
-    """plan.json's profile with what its finished runs left: train, verify (with scores), flops; unfinished ones listed."""
+    """The plan with what its finished runs left: train, verify (with scores), flops; the unfinished ones are listed."""
     plan = json.loads((build / "plan.json").read_text())
     results = {"plan": plan, "train": {}, "verify": {}, "flops": None, "unfinished": []}
     for name, run in plan["runs"].items():
@@ -92,10 +92,23 @@ def data_values(results: dict) -> dict[str, str]:
         found[f"images.{metrics['ratio']:g}"] = f"{metrics['images']:,}"
         found[f"identities.{metrics['ratio']:g}"] = f"{metrics['identities']:,}"
         found[f"dropped.{metrics['ratio']:g}"] = f"{metrics['dropped_identities']:,}"
-        for key in ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "clip", "power", "scale", "margin"):
+        recipe = (
+            "epochs",
+            "batch_size",
+            "learning_rate",
+            "momentum",
+            "weight_decay",
+            "clip",
+            "power",
+            "scale",
+            "margin",
+        )
+        for key in recipe:
             found[f"train.{key}"] = f"{parameters[key]:g}"
         warmup = parameters["warmup"]
-        found["train.warmup"] = f"after a warm-up over the first {100 * warmup:g}\\,\\% of the steps" if warmup else "without warm-up"
+        found["train.warmup"] = (
+            f"after a warm-up over the first {100 * warmup:g}\\,\\% of the steps" if warmup else "without warm-up"
+        )
         found["train.precision"] = "bf16 autocast" if metrics["bf16"] else "float32"
     sizes = [
         f"{found[f'images.{ratio:g}']} images of {found[f'identities.{ratio:g}']} identities at $r = {ratio:g}$"
@@ -151,17 +164,26 @@ def cost_values(results: dict) -> dict[str, str]:
         found[f"{role}.training_speed"] = f"{cost['training_speed']:.1f}"
         found[f"{role}.inference_speed"] = f"{cost['inference_speed']:.1f}"
     heavy, light = costs["heavy"], costs["light"]
-    found["ratio.parameters"] = f"{heavy['parameters'] / light['parameters']:.1f}"
-    found["ratio.flops"] = f"{heavy['flops'] / light['flops']:.1f}"
+    found["claim.cost"] = cost_words(costs)
     found["machine"] = tex(results["flops"]["environment"]["machine"])
     faster = light["inference_speed"] / heavy["inference_speed"]
     trains = light["training_speed"] / heavy["training_speed"]
     found["claim.published"] = claim_published(results)
     found["claim.speed"] = (
-        f"Counted in FLOPs the light backbone does {heavy['flops'] / light['flops']:.1f} times less work than the heavy"
-        f" one; measured, it infers {times(faster)} and trains {times(trains)} on this machine."
+        f"FLOPs alone mislead: by them the light backbone should be {times(heavy['flops'] / light['flops'])}; measured on"
+        f" this machine, it infers {times(faster)} and trains {times(trains)}."
     )
     return found
+
+
+def cost_words(costs: dict) -> str:
+    """The light backbone's parameters and FLOPs relative to the heavy one's."""
+
+    def words(key: str, name: str) -> str:
+        ratio = costs["heavy"][key] / costs["light"][key]
+        return f"{ratio:.1f} times fewer {name}" if ratio >= 1 else f"{1 / ratio:.1f} times as many {name}"
+
+    return f"{words('parameters', 'parameters')} and {words('flops', 'FLOPs')}"
 
 
 def claim_published(results: dict) -> str:
@@ -186,7 +208,7 @@ def claim_published(results: dict) -> str:
 
 
 def times(ratio: float) -> str:
-    return f"{ratio:.1f} times as fast" if ratio >= 1 else f"{1 / ratio:.1f} times slower"
+    return f"{ratio:.1f} times as fast" if ratio >= 1 else f"{1 / ratio:.1f} times as slow"
 
 
 def join(parts: list[str]) -> str:
@@ -207,7 +229,7 @@ def trained(results: dict, light: str = "normal") -> dict[tuple[str, float], dic
 
 
 def chance_bound(genuine: np.ndarray) -> float:
-    """AUC that a model without skill exceeds with probability 0.0013: 0.5 plus three standard errors (Hanley & McNeil 1982)."""
+    """The AUC that a model without skill exceeds once in 740: 0.5 plus three standard errors (Hanley & McNeil 1982)."""
     m, n = int(genuine.sum()), int((~genuine).sum())
     return 0.5 + 3 * math.sqrt((m + n + 1) / (12 * m * n))
 
@@ -220,7 +242,8 @@ def claim_chance(results: dict) -> str:
     lowest = min(run["metrics"]["auc"] for run in runs.values())
     highest = max(run["metrics"]["auc"] for run in runs.values())
     if len(above) == len(runs):
-        return f"In normal light all {len(runs)} curves lie above chance, with AUC from {lowest:.3f} to {highest:.3f}."
+        all_curves = {1: "the one curve lies", 2: "both curves lie"}.get(len(runs), f"all {len(runs)} curves lie")
+        return f"In normal light {all_curves} above chance, with AUC from {lowest:.3f} to {highest:.3f}."
     if not above:
         return f"In normal light none of the {len(runs)} curves can be told from chance (highest AUC {highest:.3f})."
     at_chance = join([f"{tex(b)} at $r = {r:g}$" for b, r in runs if (b, r) not in above])
@@ -242,7 +265,7 @@ def claim_ratio(results: dict) -> str:
 
 
 def fold_difference(first: dict, second: dict) -> tuple[float, float]:
-    """Mean over folds of the accuracy of the first minus that of the second on the same pairs, and its standard error."""
+    """Mean over folds of the first's accuracy minus the second's on the same pairs, and its standard error."""
     a, b = (verification.fold_accuracies(run["score"], run["genuine"], run["fold"]) for run in (first, second))
     return float((a - b).mean()), float((a - b).std(ddof=1) / math.sqrt(len(a)))
 
@@ -257,7 +280,14 @@ def compare(results: dict) -> dict | None:
     light, heavy = runs[plan["light"], ratio], runs[plan["heavy"], ratio]
     difference, error = fold_difference(light, heavy)
     verdict = "even" if abs(difference) <= 2 * error else "light" if difference > 0 else "heavy"
-    return {"ratio": ratio, "light": light, "heavy": heavy, "difference": difference, "error": error, "verdict": verdict}
+    return {
+        "ratio": ratio,
+        "light": light,
+        "heavy": heavy,
+        "difference": difference,
+        "error": error,
+        "verdict": verdict,
+    }
 
 
 def claim_backbones(results: dict) -> str:
@@ -281,11 +311,17 @@ def claim_low_light(results: dict) -> str:
         return ""
     losses = [normal[key]["metrics"]["auc"] - low[key]["metrics"]["auc"] for key in both]
     if max(losses) < 0.005:
-        return "The low-light transform costs none of the trained models as much as 0.005 of AUC."
-    return (
-        f"The low-light transform costs the trained models {min(losses):.3f} to {max(losses):.3f} of AUC,"
-        f" {np.mean(losses):.3f} on average."
-    )
+        sentence = "The low-light transform costs none of the trained models as much as 0.005 of AUC"
+    else:
+        sentence = (
+            f"The low-light transform costs {sum(loss >= 0.005 for loss in losses)} of {len(losses)} trained models"
+        )
+        sentence += f" 0.005 of AUC or more (at most {max(losses):.3f})"
+    gains = sum(loss <= -0.005 for loss in losses)
+    if gains:
+        sentence += f"; {gains} {'gain' if gains > 1 else 'gains'} by it (at most {-min(losses):.3f}), which says that"
+        sentence += " what they learned in normal light is not yet more than what a dark image leaves"
+    return sentence + "."
 
 
 def claim_released(results: dict) -> str:
@@ -299,7 +335,9 @@ def claim_released(results: dict) -> str:
     if normal["metrics"]["auc"] > 0.9:
         sentence += " Neither its training data nor the test images stand in the way of a working verification."
     if low is not None:
-        sentence += f" In low light it keeps {percent_fine(low['metrics']['accuracy'])} (AUC {low['metrics']['auc']:.3f})."
+        sentence += (
+            f" In low light it keeps {percent_fine(low['metrics']['accuracy'])} (AUC {low['metrics']['auc']:.3f})."
+        )
     return sentence
 
 
@@ -312,17 +350,14 @@ def claim_answer(results: dict) -> str:
     found, costs = compare(results), results["flops"]
     if found is None or costs is None:
         return "The runs that would answer the question are not finished."
-    costs = costs["metrics"]
-    cost = (
-        f"with {costs['heavy']['parameters'] / costs['light']['parameters']:.1f} times fewer parameters and"
-        f" {costs['heavy']['flops'] / costs['light']['flops']:.1f} times fewer FLOPs"
-    )
+    cost = f"with {cost_words(costs['metrics'])}"
     difference = f"{100 * abs(found['difference']):.1f} points"
     chance = all(r["metrics"]["auc"] <= chance_bound(r["genuine"]) for r in (found["light"], found["heavy"]))
     if chance:
         return "Neither backbone left chance, so these runs can't answer the question."
     return {
-        "even": f"On these data, yes: {cost} the light backbone verifies as well as the heavy one, within the error of these pairs.",
+        "even": f"On these data, yes: {cost} the light backbone verifies as well as the heavy one, within the error of"
+        " these pairs.",
         "light": f"On these data, yes: {cost} the light backbone is even {difference} more accurate.",
         "heavy": f"On these data, not for free: {cost} the light backbone is {difference} less accurate.",
     }[found["verdict"]]
@@ -343,7 +378,9 @@ def cost_table(results: dict) -> str:
 
 def results_table(results: dict) -> str:
     """Table II: a row a model, normal and low light."""
-    names = [(f"{run_name(b, r)}", tex(b), f"{r:g}") for b in (results["plan"]["light"], results["plan"]["heavy"]) for r in results["plan"]["ratios"]]
+    plan = results["plan"]
+    backbones = (plan["light"], plan["heavy"])
+    names = [(run_name(b, r), tex(b), f"{r:g}") for b in backbones for r in plan["ratios"]]
     names.append(("released", "released", "--"))
     rows = []
     for name, label, ratio in names:
@@ -361,7 +398,9 @@ def results_table(results: dict) -> str:
 
 def provenance_table(results: dict) -> str:
     """The last page: commit, machine, packages, data, and a row for each training run."""
-    runs = {f"train/{k}": v for k, v in results["train"].items()} | {f"verify/{k}": v for k, v in results["verify"].items()}
+    runs = {f"train/{k}": v for k, v in results["train"].items()} | {
+        f"verify/{k}": v for k, v in results["verify"].items()
+    }
     if results["flops"]:
         runs["flops"] = results["flops"]
     commits = sorted({run["environment"]["commit"] for run in runs.values()})
@@ -380,9 +419,11 @@ def provenance_table(results: dict) -> str:
         m, p = run["metrics"], run["parameters"]
         asked = ", ".join(
             f"{key.replace('_', ' ')} {p[key]}"
-            for key in ("loss", "epochs", "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay", "clip", "power", "warmup", "scale", "margin", "seed")
+            for key in p
+            if key not in ("data", "output", "cache", "backbone", "ratio")
         )
-        done = f"{m['steps']} steps in {m['seconds'] / 60:.1f} min, {m['images_per_second']:.1f} images/s, last epoch's loss {m['last_epoch_loss']:.2f}"
+        done = f"{m['steps']} steps in {m['seconds'] / 60:.1f} min, {m['images_per_second']:.1f} images/s,"
+        done += f" last epoch's loss {m['last_epoch_loss']:.2f}"
         lines.append(f"{tex(name)} & data {run['environment']['data']}; {tex(asked)}; {tex(done)} \\\\")
     return "\n".join(lines) + "\n"
 

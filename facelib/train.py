@@ -27,7 +27,7 @@ from facelib.output import whole_folder, write_json
 
 @dataclass
 class Config:
-    """Parameters of a run. The defaults are ArcFace's recipe (Deng et al. 2019, section 3.1) for a data set this small."""
+    """Parameters of a run. The defaults are ArcFace's recipe (Deng et al. 2019, section 3.1) but for the schedule."""
 
     data: str  # identity folder: <identity>/<image>.jpg
     output: str  # folder of the run
@@ -46,7 +46,7 @@ class Config:
     learning_rate: float = 0.1
     momentum: float = 0.9  # of SGD
     weight_decay: float = 5e-4
-    clip: float = 5.0  # largest norm of the gradient; 0: unclipped
+    clip: float = 5.0  # largest norm of the backbone's gradient; 0: unclipped
     power: float = 2.0  # of the polynomial decay
     warmup: float = 0.0  # share of the steps over which the learning rate rises from 0
     precision: str = "auto"  # bf16, float32, or auto: bf16 where the hardware computes it
@@ -88,7 +88,7 @@ def learning_rate(step: int, steps: int, config: Config) -> float:
 
 
 def use_bf16(precision: str, device: str) -> bool:
-    """Whether to autocast to bf16. Where a CPU lacks bf16 arithmetic it is emulated, several times slower than float32."""
+    """Whether to autocast to bf16. A CPU without bf16 arithmetic emulates it, several times slower than float32."""
     if precision != "auto":
         return precision == "bf16"
     if device == "cuda":
@@ -142,7 +142,9 @@ def train(config: Config) -> dict:
     return metrics
 
 
-def fit(backbone: nn.Module, head: nn.Module, dataset: data.IdentityFolder, config: Config, device: str) -> pd.DataFrame:
+def fit(
+    backbone: nn.Module, head: nn.Module, dataset: data.IdentityFolder, config: Config, device: str
+) -> pd.DataFrame:
     """The training loop. Backbone and head are trained in place; returns the log, a row a step."""
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     backbone.to(device, memory_format=layout).train()
@@ -171,8 +173,8 @@ def fit(backbone: nn.Module, head: nn.Module, dataset: data.IdentityFolder, conf
                     loss = head(backbone(images), labels)
                 optimizer.zero_grad()
                 loss.backward()
-                if config.clip:
-                    nn.utils.clip_grad_norm_(weights, config.clip)
+                if config.clip:  # the backbone's alone, as ArcFace's authors do: the head's would drown them
+                    nn.utils.clip_grad_norm_(backbone.parameters(), config.clip)
                 optimizer.step()
                 value = loss.item()
                 if not math.isfinite(value):

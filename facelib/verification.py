@@ -106,7 +106,7 @@ def tar_at_far(scores: np.ndarray, genuine: np.ndarray, far: float) -> float:
 def measures(scores: np.ndarray, genuine: np.ndarray, fold: np.ndarray) -> dict[str, float]:
     """All measures of one model on one list of pairs, as shares of 1.
 
-    `accuracy` is the mean over folds, `accuracy_std` their standard deviation (divisor folds - 1); one fold has neither.
+    `accuracy` is the mean over folds, `accuracy_std` their standard deviation (divisor folds - 1), if folds > 1.
     """
     found = {
         "pairs": len(scores),

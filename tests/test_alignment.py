@@ -257,7 +257,7 @@ def test_a_torn_last_row_is_detected_again(tmp_path, fake, torn):
 
 ODD = {
     "Lee, Ann/Lee, Ann_0001.png": 1,
-    "O'Neil \"Bob\"/it's, \"he\".png": 2,
+    'O\'Neil "Bob"/it\'s, "he".png': 2,
     "Zoë Ångström/größe 1.png": 3,
     "山田 太郎/写真,1.png": 4,
     "Иван/фото.png": 5,

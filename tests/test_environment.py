@@ -44,7 +44,18 @@ def test_what_is_installed_is_what_is_locked(dependency):
 
 
 def test_all_that_facelib_imports_is_a_dependency():
-    modules = {"torch", "torchvision", "timm", "fvcore", "facenet_pytorch", "cv2", "onnx", "onnxruntime", "safetensors", "numpy"}
+    modules = {
+        "torch",
+        "torchvision",
+        "timm",
+        "fvcore",
+        "facenet_pytorch",
+        "cv2",
+        "onnx",
+        "onnxruntime",
+        "safetensors",
+        "numpy",
+    }
     modules |= {"pandas", "PIL", "sklearn", "matplotlib", "seaborn", "tqdm", "papermill", "nbformat"}
     imported = set()
     for file in Path(ROOT / "facelib").glob("*.py"):

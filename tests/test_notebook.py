@@ -52,7 +52,9 @@ def test_an_undeclared_parameter_is_an_error_that_lists_the_declared_ones(notebo
         check_parameters(notebook, {"ratoi": "0.25"})
 
 
-@pytest.mark.parametrize("name, value", [("epochs", "two"), ("epochs", 2.5), ("epochs", True), ("flip", "yes"), ("ratio", None), ("name", 3)])
+@pytest.mark.parametrize(
+    "name, value", [("epochs", "two"), ("epochs", 2.5), ("epochs", True), ("flip", "yes"), ("ratio", None), ("name", 3)]
+)
 def test_a_parameter_of_the_wrong_type_is_an_error_that_names_it(notebook, name, value):
     with pytest.raises(ValueError, match=f"parameter {name} must be"):
         check_parameters(notebook, {name: value})

@@ -22,7 +22,12 @@ def run(separation: float, seed: int = 0) -> dict:
 
 def results(light: float, heavy: float, low: float = 0.0, released: float | None = None) -> dict:
     plan = {"profile": "p", "description": "d", "synthetic": False, "heavy": "iresnet50", "light": "efficientnet_b3"}
-    plan |= {"ratios": [0.1, 1.0], "released": "weights/arcface_mobilefacenet_y1.onnx", "left_out": [], "train_faces": "celeb"}
+    plan |= {
+        "ratios": [0.1, 1.0],
+        "released": "weights/arcface_mobilefacenet_y1.onnx",
+        "left_out": [],
+        "train_faces": "celeb",
+    }
     verify = {}
     for backbone, separation in (("iresnet50", heavy), ("efficientnet_b3", light)):
         for ratio in ("0.1", "1"):
@@ -30,7 +35,10 @@ def results(light: float, heavy: float, low: float = 0.0, released: float | None
             verify[f"{backbone}-r{ratio}-low"] = run(separation - low)
     if released is not None:
         verify["released-normal"] = run(released)
-    costs = {"heavy": cost("iresnet50", 43_590_848, 6_326_241_280), "light": cost("efficientnet_b3", 11_483_176, 274_922_512)}
+    costs = {
+        "heavy": cost("iresnet50", 43_590_848, 6_326_241_280),
+        "light": cost("efficientnet_b3", 11_483_176, 274_922_512),
+    }
     flops = {"metrics": costs, "environment": {"machine": "m"}}
     return {"plan": plan, "train": {}, "verify": verify, "flops": flops, "unfinished": []}
 
@@ -44,7 +52,12 @@ def cost(backbone, parameters, flops):
 
 @pytest.mark.parametrize(
     "light, heavy, words",
-    [(3.0, 1.0, "even .* more accurate"), (1.0, 3.0, "not for free"), (2.0, 2.0, "as well as"), (0.0, 0.0, "can't answer")],
+    [
+        (3.0, 1.0, "even .* more accurate"),
+        (1.0, 3.0, "not for free"),
+        (2.0, 2.0, "as well as"),
+        (0.0, 0.0, "can't answer"),
+    ],
 )
 def test_the_answer_follows_the_comparison(light, heavy, words):
     assert re.search(words, report.claim_answer(results(light, heavy)))
@@ -98,7 +111,9 @@ def test_differences_to_the_published_table_are_explained_by_rounding():
 
 def test_unfinished_runs_are_named():
     assert report.claim_unfinished([]) == ""
-    assert "1 runs are not finished" in report.claim_unfinished(["train/x"]) and "train/x" in report.claim_unfinished(["train/x"])
+    assert "1 runs are not finished" in report.claim_unfinished(["train/x"]) and "train/x" in report.claim_unfinished(
+        ["train/x"]
+    )
 
 
 def test_latex_specials_are_escaped():

@@ -43,7 +43,14 @@ def test_warm_up_rises_linearly_to_the_full_rate():
 def test_a_run_leaves_a_folder_that_says_how_to_repeat_it_and_embeds(faces, tmp_path):
     metrics = train(config(faces, tmp_path / "run"))
     files = {file.name for file in (tmp_path / "run").iterdir()}
-    expected = {"weights.safetensors", "head.safetensors", "parameters.json", "metrics.json", "log.csv", "environment.json"}
+    expected = {
+        "weights.safetensors",
+        "head.safetensors",
+        "parameters.json",
+        "metrics.json",
+        "log.csv",
+        "environment.json",
+    }
     assert files == expected
     assert json.loads((tmp_path / "run" / "parameters.json").read_text())["backbone"] == "iresnet18_025"
     assert metrics["images"] == 16 and metrics["identities"] == 4 and metrics["steps"] == 6
