@@ -105,6 +105,11 @@ def data_values(results: dict) -> dict[str, str]:
         )
         for key in recipe:
             found[f"train.{key}"] = f"{parameters[key]:g}"
+        found["train.optimizer"] = (
+            f"SGD (momentum {parameters['momentum']:g}, weight decay {parameters['weight_decay']:g})"
+            if parameters["optimizer"] == "sgd"
+            else f"AdamW (weight decay {parameters['weight_decay']:g})"
+        )
         warmup = parameters["warmup"]
         found["train.warmup"] = (
             f"after a warm-up over the first {100 * warmup:g}\\,\\% of the steps" if warmup else "without warm-up"

@@ -1,0 +1,181 @@
+"""make: one command builds the PDF, and Make knows what depends on what.
+
+On a profile of its own, as small as it gets: two of timm's smallest networks, one epoch, a few synthetic faces.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from facelib import synthetic
+from facelib.images import list_images
+
+PROFILE = """
+[tiny]
+description = "a test of make"
+synthetic = false
+train_faces = "faces"
+lfw = "lfw"
+released = "weights/*"
+heavy = "iresnet18_025"
+light = "mobilenetv3_small_050"
+ratios = [0.5, 1.0]
+
+[tiny.train]
+epochs = 1
+batch_size = 8
+learning_rate = 0.01
+
+[tiny.verify]
+flip = false
+"""
+
+
+def make(checkout, *words, check=True, **other):
+    # .venv is that of the project itself: here it is never to be set up again.
+    command = ["make", "--old-file=.venv/ready", *words]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, stdin=subprocess.DEVNULL, **other)
+    if check and done.returncode:
+        pytest.fail(f"{' '.join(command)}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return done
+
+
+@pytest.fixture(scope="module")
+def report(checkout, tmp_path_factory):
+    """The checkout after `make -j2 report` of the tiny profile, and the words that ask for it."""
+    data = tmp_path_factory.mktemp("data")
+    synthetic.make_identity_folder(data / "faces", identities=3, images_per_identity=4, seed=5)
+    synthetic.make_lfw(data / "lfw", identities=8, images_per_identity=2, pairs_per_fold=2, folds=2, seed=5, first_identity=99)
+    with (checkout / "notebooks" / "profiles.toml").open("a") as file:
+        file.write(PROFILE)
+    words = ["report", "PROFILE=tiny", f"DATA={data}"]
+    make(checkout, "-j2", *words)
+    return checkout, words
+
+
+def planned(report, *more) -> str:
+    """What make would do now."""
+    checkout, words = report
+    return make(checkout, "--dry-run", *words, *more).stdout
+
+
+def runs_in(dry_run: str) -> list[str]:
+    return re.findall(r"build/tiny/notebooks/(\S+)\.ipynb", dry_run)
+
+
+def newer(file):
+    """Touch a file so that it is newer than everything built."""
+    os.utime(file, (time.time() + 1, time.time() + 1))
+
+
+def test_the_pdf_is_there_and_says_what_its_data_are(report):
+    checkout, words = report
+    assert (checkout / "report" / "report.pdf").read_bytes().startswith(b"%PDF")
+    numbers = (checkout / "figures" / "numbers.tex").read_text()
+    assert "Put an .onnx file or an insightface .pth checkpoint there" in numbers
+
+
+def test_executed_copies_hold_their_parameters(report):
+    copy = report[0] / "build" / "tiny" / "notebooks" / "train" / "mobilenetv3_small_050-r0.5.ipynb"
+    sources = ["".join(cell["source"]) for cell in json.loads(copy.read_text())["cells"]]
+    assert any('backbone = "mobilenetv3_small_050"' in source and "ratio = 0.5" in source for source in sources)
+
+
+def test_a_second_make_does_nothing(report):
+    assert make(report[0], "--question", *report[1], check=False).returncode == 0
+
+
+def test_touching_the_figures_notebook_redraws_and_retypesets_only(report):
+    notebook = report[0] / "notebooks" / "figures.ipynb"
+    before = notebook.stat()
+    newer(notebook)
+    todo = planned(report)
+    os.utime(notebook, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert set(runs_in(todo)) == {"figures"} and "latexmk" in todo
+
+
+def test_changing_one_runs_parameter_reruns_that_run_and_what_needs_it(report):
+    parameters = report[0] / "build" / "tiny" / "parameters" / "train" / "iresnet18_025-r1.json"
+    before = parameters.stat()
+    newer(parameters)
+    todo = runs_in(planned(report))
+    os.utime(parameters, ns=(before.st_atime_ns, before.st_mtime_ns))
+    verified = {f"verify/iresnet18_025-r1-{light}" for light in ("normal", "low")}
+    assert set(todo) == {"train/iresnet18_025-r1", *verified, "figures"}
+
+
+def test_a_changed_profile_rewrites_only_the_parameters_that_changed(report):
+    checkout, _ = report
+    profiles = checkout / "notebooks" / "profiles.toml"
+    text = profiles.read_text()
+    profiles.write_text(text.replace("ratios = [0.5, 1.0]\n\n[tiny.train]", "ratios = [0.6, 1.0]\n\n[tiny.train]"))
+    todo = set(runs_in(planned(report)))
+    profiles.write_text(text)
+    planned(report)
+    assert {name.split("-r")[-1].split("-")[0] for name in todo if "-r" in name} == {"0.6"}
+
+
+def test_a_killed_run_leaves_nothing_that_passes_for_finished_and_what_was_there_stays(report):
+    checkout, words = report
+    parameters = checkout / "build" / "tiny" / "parameters" / "train" / "iresnet18_025-r1.json"
+    weights = checkout / "build" / "tiny" / "train" / "iresnet18_025-r1" / "weights.safetensors"
+    before = weights.read_bytes()
+    newer(parameters)
+    process = subprocess.Popen(
+        ["make", "--old-file=.venv/ready", *words], cwd=checkout, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    partial = weights.parent.with_name("iresnet18_025-r1.partial")
+    while not partial.exists() and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert weights.read_bytes() == before
+    assert "train/iresnet18_025-r1" in runs_in(planned(report))
+    make(checkout, *words)
+    assert make(checkout, "--question", *words, check=False).returncode == 0
+
+
+def test_a_corrupt_image_stops_make_before_any_training_and_is_named(report, tmp_path):
+    checkout, _ = report
+    synthetic.make_lfw(tmp_path / "lfw", identities=8, images_per_identity=2, pairs_per_fold=2, folds=2, seed=5)
+    synthetic.make_identity_folder(tmp_path / "faces", identities=3, images_per_identity=4, seed=5)
+    (tmp_path / "faces" / "landmarks.csv").unlink()
+    culprit = tmp_path / "faces" / list_images(tmp_path / "faces")[5]
+    culprit.write_bytes(culprit.read_bytes()[:2000])
+    done = make(checkout, "report", "PROFILE=tiny", f"DATA={tmp_path}", "BUILD=build/corrupt", check=False)
+    assert done.returncode and str(culprit) in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["PROFILE=smal"], "PROFILE=smal is unknown"),
+        (["PROFILE=small", "DATA=nowhere"], "PROFILE=small needs training images"),
+        (["DATA=my data"], "can't handle a path with spaces"),
+        (["PYTHON="], "Python 3.11 or newer is needed"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_one_clear_message(checkout, words, message):
+    done = make(checkout, "report", *words, check=False)
+    assert done.returncode and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_without_latex_make_stops_before_computing_with_the_line_to_type(checkout, tmp_path):
+    # A PATH with what make needs, but neither latexmk nor apt-get.
+    for tool in ("bash", "sh", "python3", "id", "cmp", "echo", "mkdir"):
+        (tmp_path / tool).symlink_to(subprocess.run(["which", tool], capture_output=True, text=True).stdout.strip())
+    make_path = subprocess.run(["which", "make"], capture_output=True, text=True).stdout.strip()
+    done = subprocess.run(
+        [make_path, "report"], cwd=checkout, capture_output=True, text=True, env=os.environ | {"PATH": str(tmp_path)}
+    )
+    assert done.returncode and "sudo apt-get install" in done.stderr and "latexmk" in done.stderr
+
+
+def test_help_lists_the_commands(checkout):
+    text = make(checkout, "help").stdout
+    assert all(f"make {goal} " in text for goal in ("report", "test", "lab", "run", "preview", "lock"))

@@ -1,0 +1,53 @@
+"""On real faces, where they are at hand: the released ArcFace model verifies LFW as published."""
+
+import pytest
+
+from facelib import alignment, verification
+from facelib.data import Pairs, PairImages, read_pairs
+from facelib.images import lfw_images
+from facelib.models import load_embedder
+
+
+@pytest.fixture(scope="module")
+def sample(real_data, tmp_path_factory):
+    """The first pairs of View 2, genuine and impostor, with their detected landmarks."""
+    pairs = read_pairs(real_data / "lfw" / "pairs.txt")
+    keep = [i for i in range(len(pairs)) if pairs.fold[i] < 2][::4]
+    chosen = Pairs([pairs.first[i] for i in keep], [pairs.second[i] for i in keep], pairs.genuine[keep], pairs.fold[keep])
+    folder = tmp_path_factory.mktemp("lfw") / "images"
+    for name in {*chosen.first, *chosen.second}:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.jpg").symlink_to(lfw_images(real_data / "lfw") / f"{name}.jpg")
+    return folder, chosen, alignment.find_landmarks(folder, tmp_path_factory.mktemp("cache"))
+
+
+def test_view_2_has_ten_folds_of_300_and_300_pairs(real_data):
+    pairs = read_pairs(real_data / "lfw" / "pairs.txt")
+    assert len(pairs) == 6000 and pairs.genuine.sum() == 3000
+    assert all((pairs.genuine & (pairs.fold == fold)).sum() == 300 for fold in range(10))
+
+
+def test_view_1_has_1100_and_500_pairs_of_each_kind_and_no_identity_in_both(real_data):
+    train, test = (read_pairs(real_data / "lfw" / f"pairsDev{part}.txt") for part in ("Train", "Test"))
+    assert (len(train), len(test)) == (2200, 1000)
+    people = [{name.split("/")[0] for name in [*pairs.first, *pairs.second]} for pairs in (train, test)]
+    assert not people[0] & people[1]
+
+
+def test_a_face_is_found_in_nearly_every_image_and_lies_where_lfw_puts_it(sample):
+    _, _, landmarks = sample
+    assert (landmarks.score > 0.9).mean() > 0.98
+    assert landmarks.left_eye_x.median() == pytest.approx(104, abs=5)
+    assert landmarks.right_eye_x.median() == pytest.approx(147, abs=5)
+
+
+def test_the_released_model_verifies_lfw(sample, real_data):
+    models = sorted((real_data / "weights").glob("*.onnx"))
+    if not models:
+        pytest.skip(f"no .onnx model in {real_data / 'weights'}")
+    folder, pairs, landmarks = sample
+    dataset = PairImages(folder, pairs, landmarks)
+    embeddings = verification.embed_images(load_embedder(models[0]), dataset, flip=True)
+    scores = verification.pair_scores(embeddings, dataset.first, dataset.second)
+    found = verification.measures(scores, pairs.genuine, pairs.fold)
+    assert found["accuracy"] > 0.97 and found["auc"] > 0.99  # 99.30 % on all of View 2; these are 300 pairs
