@@ -74,11 +74,11 @@ report: report/report.pdf  ## environment, data, notebooks, figures, report/repo
 
 .PHONY: preview
 preview:  ## the report from those runs that are finished; it names the others
-	$(EXECUTE) figures $(BUILD)/notebooks/preview.ipynb results=$(BUILD)
+	$(EXECUTE) figures $(BUILD)/notebooks/preview.ipynb results=$(BUILD) output=figures
 	$(typeset)
 
 $(BUILD)/notebooks/figures.ipynb figures/numbers.tex &: $(RESULTS) notebooks/figures.ipynb $(FIGURES_CODE) build/profile.txt | $(ENVIRONMENT)
-	$(EXECUTE) figures $(BUILD)/notebooks/figures.ipynb results=$(BUILD)
+	$(EXECUTE) figures $(BUILD)/notebooks/figures.ipynb results=$(BUILD) output=figures
 
 report/report.pdf: report/report.tex report/references.bib figures/numbers.tex | $(ENVIRONMENT)
 	$(typeset)
@@ -103,10 +103,10 @@ build/demo/faces.txt: facelib/synthetic.py facelib/demo.py | $(ENVIRONMENT)
 $(TRAIN_LANDMARKS) $(LFW_LANDMARKS): build/demo/faces.txt
 	touch $@
 else
-$(TRAIN_LANDMARKS): | $(ENVIRONMENT)
+$(TRAIN_LANDMARKS): $(BUILD)/parameters/data.json | $(ENVIRONMENT)
 	$(BIN)/python -m facelib.alignment $(TRAIN_FACES) build/landmarks > $@.partial && mv $@.partial $@
 # After the other: two detectors at once would only share the cores.
-$(LFW_LANDMARKS): | $(TRAIN_LANDMARKS) $(ENVIRONMENT)
+$(LFW_LANDMARKS): $(BUILD)/parameters/data.json | $(TRAIN_LANDMARKS) $(ENVIRONMENT)
 	$(BIN)/python -m facelib.alignment $(LFW) build/landmarks > $@.partial && mv $@.partial $@
 endif
 endif

@@ -21,7 +21,7 @@ def make_faces(folder: Path = DATA) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     EXPLORE.mkdir(parents=True, exist_ok=True)
     if not (folder / "train").exists():
-        synthetic.make_identity_folder(folder / "train", identities=40, images_per_identity=20, spread=6, seed=1)
+        synthetic.make_identity_folder(folder / "train", identities=32, images_per_identity=20, spread=6, seed=1)
     if not (folder / "lfw").exists():
         synthetic.make_lfw(
             folder / "lfw", identities=60, images_per_identity=6, pairs_per_fold=30, seed=1, first_identity=1000
@@ -32,7 +32,8 @@ def make_run() -> None:
     """One small training run on the synthetic faces, unless it is there."""
     make_faces()
     if not RUN.exists():
-        train(Config(data=str(DATA / "train"), output=str(RUN), backbone="iresnet18_025", epochs=4, batch_size=16))
+        recipe = profiles.read_profiles(Path("notebooks/profiles.toml"))["demo"]["train"] | {"epochs": 1}
+        train(Config(data=str(DATA / "train"), output=str(RUN), backbone="iresnet18_025", **recipe))
 
 
 def make_results() -> Path:

@@ -10,6 +10,7 @@ bool. The executed copy appears when the notebook has run to its end; a failed o
 import argparse
 import ast
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -78,6 +79,8 @@ def run_notebook(notebook: Path, output: Path, given: dict[str, object]) -> None
 
     parameters = check_parameters(notebook, given)
     output.parent.mkdir(parents=True, exist_ok=True)
+    # Warnings of packages about each other are none of the reader's business.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning")
     partial, failed = output.with_suffix(".partial.ipynb"), output.with_suffix(".failed.ipynb")
     try:
         papermill.execute_notebook(

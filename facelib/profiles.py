@@ -74,8 +74,9 @@ def plan(name: str, profile: dict, data: Path) -> dict:
     if found:
         models["released"] = str(found[0])
     else:
+        here = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
         left_out.append(
-            f"The released model's curves are left out: no model in {folder}. Put an .onnx file or an insightface"
+            f"The released model's curves are left out: no model in {here}. Put an .onnx file or an insightface"
             " .pth checkpoint there."
         )
     for model, source in models.items():
@@ -156,6 +157,8 @@ def main(data: str, name: str = "") -> None:
     build = Path("build") / name
     for run, content in made["runs"].items():
         write_if_changed(build / "parameters" / f"{run}.json", json.dumps(content["parameters"], indent=2) + "\n")
+    where = {"train_faces": made["train_faces"], "lfw": made["lfw"]}
+    write_if_changed(build / "parameters" / "data.json", json.dumps(where, indent=2) + "\n")
     write_if_changed(build / "plan.json", json.dumps(made, indent=2) + "\n")
     write_if_changed(build / "plan.mk", makefile(made))
     print(line, file=sys.stderr)

@@ -7,9 +7,7 @@ the nuisance: the verification problem in miniature.
 
 import csv
 import math
-import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,11 +15,12 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 
+from facelib.alignment import COLUMNS
+from facelib.output import whole_folder
+
 SIZE = 250  # pixels, LFW's image side
 OVER = 2  # faces are drawn at OVER times the size and averaged down
 CIRCLE = np.array([(math.cos(k * math.pi / 14), math.sin(k * math.pi / 14)) for k in range(29)])
-LANDMARKS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
-HEADER = ["image", *(f"{name}_{axis}" for name in LANDMARKS for axis in "xy"), "score"]
 
 # RGB colours 0..255; an identity lies anywhere on the line through its palette
 SKINS = np.array([[250, 222, 200], [238, 196, 164], [214, 164, 126], [166, 114, 80], [104, 70, 52]])
@@ -369,17 +368,11 @@ def name_of(identity: int) -> str:
     return f"Synthetic_{identity:06d}"
 
 
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield `<folder>.partial`, renamed to `folder` at the end: what a killed call leaves never passes for finished."""
+def new_folder(folder: Path):
+    """A whole_folder that replaces nothing. Raises FileExistsError if there is one already."""
     if folder.exists():
         raise FileExistsError(f"{folder} exists already: remove it, or write to another folder")
-    partial = folder.with_name(folder.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    yield partial
-    partial.rename(folder)
+    return whole_folder(folder)
 
 
 def write_faces(folder: Path, counts: Iterable[tuple[int, int]], seed: int) -> None:
@@ -389,7 +382,7 @@ def write_faces(folder: Path, counts: Iterable[tuple[int, int]], seed: int) -> N
     """
     with open(folder / "landmarks.csv", "w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(HEADER)
+        table.writerow(COLUMNS)
         for identity, count in counts:
             name = name_of(identity)
             (folder / name).mkdir()

@@ -93,7 +93,7 @@ def use_bf16(precision: str, device: str) -> bool:
         return precision == "bf16"
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return any(torch.cpu.get_capabilities().get(unit, False) for unit in ("avx512_bf16", "amx_bf16"))
 
 
 def train(config: Config) -> dict:
@@ -123,10 +123,10 @@ def train(config: Config) -> dict:
             "images": len(dataset),
             "steps": len(log),
             "epochs": config.epochs,
-            "first_loss": log.loss.iloc[0],
-            "last_epoch_loss": losses_of_last_epoch.mean(),
-            "images_per_second": log.images_per_second.median(),
-            "seconds": log.seconds.iloc[-1],
+            "first_loss": float(log.loss.iloc[0]),
+            "last_epoch_loss": float(losses_of_last_epoch.mean()),
+            "images_per_second": float(log.images_per_second.median()),
+            "seconds": float(log.seconds.iloc[-1]),
             "bf16": use_bf16(config.precision, device),
             "faces_not_found": 0 if landmarks is None else int((landmarks.score[dataset.images] == 0).sum()),
         }
