@@ -1,7 +1,6 @@
 # make help lists what can be made. Needs Python 3.11 or newer and git; everything else is set up on the way.
 
 .DEFAULT_GOAL := help
-.DELETE_ON_ERROR:
 SHELL := /bin/bash
 
 DATA ?= data
@@ -77,7 +76,7 @@ preview:  ## the report from those runs that are finished; it names the others
 	$(EXECUTE) figures $(BUILD)/notebooks/preview.ipynb results=$(BUILD) output=figures
 	$(typeset)
 
-$(BUILD)/notebooks/figures.ipynb figures/numbers.tex &: $(RESULTS) notebooks/figures.ipynb $(FIGURES_CODE) build/profile.txt | $(ENVIRONMENT)
+figures/numbers.tex: $(RESULTS) notebooks/figures.ipynb $(FIGURES_CODE) build/profile.txt | $(ENVIRONMENT)
 	$(EXECUTE) figures $(BUILD)/notebooks/figures.ipynb results=$(BUILD) output=figures
 
 report/report.pdf: report/report.tex report/references.bib figures/numbers.tex | $(ENVIRONMENT)

@@ -104,7 +104,7 @@ def plan(name: str, profile: dict, data: Path) -> dict:
 
 
 def makefile(plan: dict) -> str:
-    """The plan as rules: each run's executed notebook and results depend on its parameters, notebook and code."""
+    """The plan as rules: each run's results depend on its parameters, notebook and code."""
     build = f"build/{plan['profile']}"
     lines = [
         "# Written by facelib/profiles.py from notebooks/profiles.toml.",
@@ -123,8 +123,8 @@ def makefile(plan: dict) -> str:
         )
         lines += [
             "",
-            f"RESULTS += {copy}",
-            f"{copy} {result} &: {needs} | $(ENVIRONMENT)",
+            f"RESULTS += {result}",
+            f"{result}: {needs} | $(ENVIRONMENT)",
             f"\t$(EXECUTE) {run['notebook']} {copy} --parameters {parameters}",
         ]
     return "\n".join(lines) + "\n"

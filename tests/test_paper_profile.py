@@ -14,7 +14,9 @@ from facelib.verification import verify
 def test_every_run_of_the_paper_profile_ends_in_the_report(tmp_path):
     data = tmp_path / "data"
     synthetic.make_identity_folder(data / "casia-webface", identities=2, images_per_identity=10, seed=7)
-    synthetic.make_lfw(data / "lfw", identities=8, images_per_identity=2, pairs_per_fold=2, folds=2, seed=7, first_identity=50)
+    synthetic.make_lfw(
+        data / "lfw", identities=8, images_per_identity=2, pairs_per_fold=2, folds=2, seed=7, first_identity=50
+    )
     (data / "weights").mkdir()
     torch.save(create_model("iresnet50").state_dict(), data / "weights" / "ms1mv3_arcface_r50.pth")
 

@@ -13,7 +13,9 @@ def sample(real_data, tmp_path_factory):
     """The first pairs of View 2, genuine and impostor, with their detected landmarks."""
     pairs = read_pairs(real_data / "lfw" / "pairs.txt")
     keep = [i for i in range(len(pairs)) if pairs.fold[i] < 2][::4]
-    chosen = Pairs([pairs.first[i] for i in keep], [pairs.second[i] for i in keep], pairs.genuine[keep], pairs.fold[keep])
+    chosen = Pairs(
+        [pairs.first[i] for i in keep], [pairs.second[i] for i in keep], pairs.genuine[keep], pairs.fold[keep]
+    )
     folder = tmp_path_factory.mktemp("lfw") / "images"
     for name in {*chosen.first, *chosen.second}:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
