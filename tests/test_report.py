@@ -82,7 +82,8 @@ def test_chance_is_half_plus_three_standard_errors_of_hanley_and_mcneil():
 
 def test_the_low_light_claim_follows_the_loss_of_auc():
     assert "costs none" in report.claim_low_light(results(3.0, 3.0, low=0.0))
-    assert "costs the trained models 0." in report.claim_low_light(results(3.0, 3.0, low=2.0))
+    assert "costs 4 of 4 trained models" in report.claim_low_light(results(3.0, 3.0, low=2.0))
+    assert "4 gain by it" in report.claim_low_light(results(1.0, 1.0, low=-2.0))
 
 
 def test_the_released_model_is_reported_beside_its_published_accuracy():
