@@ -56,6 +56,14 @@ $(error nothing was computed)
 endif
 include build/$(PLANNED)/plan.mk
 BUILD := build/$(PROFILE)
+ifeq ($(SYNTHETIC),yes)
+# Short runs start up longer than they compute: two at a time, of one thread each, whatever -j says, so that the
+# numbers are the same with any -j and on any number of cores.
+export OMP_NUM_THREADS := 1
+ifeq ($(filter -j% --jobs%,$(MAKEFLAGS)),)
+MAKEFLAGS += --jobs=2
+endif
+endif
 # The figures folder and the PDF are those of one profile at a time: this file changes when another is asked for.
 $(shell echo $(PROFILE) | cmp -s - build/profile.txt || echo $(PROFILE) > build/profile.txt)
 endif
@@ -95,14 +103,14 @@ endef
 
 ifdef BUILD
 ifeq ($(SYNTHETIC),yes)
-build/demo/faces.txt: facelib/synthetic.py facelib/demo.py | $(ENVIRONMENT)
+build/demo/faces.txt: facelib/synthetic.py facelib/demo.py | $(ENVIRONMENT) $(FLOPS)
 	rm -rf build/demo/data
 	$(BIN)/python -m facelib.demo
 	touch $@
 $(TRAIN_LANDMARKS) $(LFW_LANDMARKS): build/demo/faces.txt
 	touch $@
 else
-$(TRAIN_LANDMARKS): $(BUILD)/parameters/data.json | $(ENVIRONMENT)
+$(TRAIN_LANDMARKS): $(BUILD)/parameters/data.json | $(ENVIRONMENT) $(FLOPS)
 	$(BIN)/python -m facelib.alignment $(TRAIN_FACES) build/landmarks > $@.partial && mv $@.partial $@
 # After the other: two detectors at once would only share the cores.
 $(LFW_LANDMARKS): $(BUILD)/parameters/data.json | $(TRAIN_LANDMARKS) $(ENVIRONMENT)

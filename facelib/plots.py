@@ -62,7 +62,7 @@ def curve_panels(scores: dict[str, list[dict]], kind: str) -> Figure:
 
 def auc_against_ratio(table: pd.DataFrame) -> Figure:
     """AUC against the share of training images. Columns: backbone, color, ratio, light ("normal" or "low"), auc."""
-    figure, axis = plt.subplots(figsize=(COLUMN, 2.0))
+    figure, axis = plt.subplots(figsize=(COLUMN, 1.7))
     for (backbone, light), rows in table.sort_values("ratio").groupby(["backbone", "light"], sort=False):
         normal = light == "normal"
         axis.plot(
@@ -80,20 +80,20 @@ def auc_against_ratio(table: pd.DataFrame) -> Figure:
     )
     axis.set_xticks(ratios, [f"{ratio:g}" for ratio in ratios])
     axis.minorticks_off()
-    axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncol=2)
+    axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.26), ncol=2)
     sns.despine(figure)
     return figure
 
 
 def loss_curves(logs: list[dict]) -> Figure:
     """Training loss against the share of the run that is done. A run: {"label", "color", "ratio", "log"}."""
-    figure, axis = plt.subplots(figsize=(COLUMN, 1.9))
+    figure, axis = plt.subplots(figsize=(COLUMN, 1.5))
     for run in logs:
         log = run["log"]
         smooth = log.loss.rolling(max(1, len(log) // 40), min_periods=1).mean()
         axis.plot(log.step / len(log), smooth, color=run["color"], linestyle=dashes(run["ratio"]), label=run["label"])
     axis.set(xlabel="share of the run's steps", ylabel="loss", ylim=(0, None), xlim=(0, 1))
-    axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.24), ncol=2, handlelength=2.6)
+    axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.3), ncol=2, handlelength=2.6)
     sns.despine(figure)
     return figure
 

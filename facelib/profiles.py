@@ -112,6 +112,7 @@ def makefile(plan: dict) -> str:
         f"SYNTHETIC := {'yes' if plan['synthetic'] else ''}",
         f"TRAIN_FACES := {plan['train_faces']}",
         f"LFW := {plan['lfw']}",
+        f"FLOPS := {build}/flops/metrics.json",
         f"TRAIN_LANDMARKS := {build}/landmarks-train.txt",
         f"LFW_LANDMARKS := {build}/landmarks-lfw.txt",
     ]
@@ -121,11 +122,14 @@ def makefile(plan: dict) -> str:
         needs = " ".join(
             [parameters, f"notebooks/{run['notebook']}.ipynb", f"$({run['notebook'].upper()}_CODE)", *run["needs"]]
         )
+        # Speed is measured with all cores, before any other run takes one.
+        alone = "env -u OMP_NUM_THREADS " if name == "flops" else ""
+        after = "" if name == "flops" else " $(FLOPS)"
         lines += [
             "",
             f"RESULTS += {result}",
-            f"{result}: {needs} | $(ENVIRONMENT)",
-            f"\t$(EXECUTE) {run['notebook']} {copy} --parameters {parameters}",
+            f"{result}: {needs} | $(ENVIRONMENT){after}",
+            f"\t{alone}$(EXECUTE) {run['notebook']} {copy} --parameters {parameters}",
         ]
     return "\n".join(lines) + "\n"
 

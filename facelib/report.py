@@ -176,7 +176,7 @@ def cost_values(results: dict) -> dict[str, str]:
     found["claim.published"] = claim_published(results)
     found["claim.speed"] = (
         f"FLOPs alone mislead: by them the light backbone should be {times(heavy['flops'] / light['flops'])}; measured on"
-        f" this machine, it infers {times(faster)} and trains {times(trains)}."
+        f" this machine, it is {times(faster)} at inference and {times(trains)} in training."
     )
     return found
 
@@ -322,9 +322,9 @@ def claim_low_light(results: dict) -> str:
             f"The low-light transform costs {sum(loss >= 0.005 for loss in losses)} of {len(losses)} trained models"
         )
         sentence += f" 0.005 of AUC or more (at most {max(losses):.3f})"
-    gains = sum(loss <= -0.005 for loss in losses)
-    if gains:
-        sentence += f"; {gains} {'gain' if gains > 1 else 'gains'} by it (at most {-min(losses):.3f}), which says that"
+    gain = sum(loss <= -0.005 for loss in losses)
+    if gain:
+        sentence += f"; {gain} gain{'s' if gain == 1 else ''} by it (at most {-min(losses):.3f}), which says that"
         sentence += " what they learned in normal light is not yet more than what a dark image leaves"
     return sentence + "."
 
