@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import safetensors.torch
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +29,8 @@ def create_model(name: str, embedding_size: int = 512) -> nn.Module:
     """
     if name in VARIANTS:
         return IResNet(*VARIANTS[name], embedding_size)
+    import timm  # here, because it takes seconds to import and the other backbones don't need it
+
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, [*VARIANTS, *timm.list_models()], n=5)
         hint = f"Near matches: {', '.join(near)}." if near else f"Choose {', '.join(VARIANTS)} or a name of timm's."

@@ -81,12 +81,13 @@ def sample_shot(rng: np.random.Generator) -> SimpleNamespace:
     """What belongs to one image of an identity: angles in radians, lengths in pixels, light as factors around 1."""
     normal, uniform = rng.normal, rng.uniform
     warmth = uniform(-0.16, 0.16)
+    exposure = uniform(0.12, 0.5) if uniform() < 0.3 else uniform(0.55, 1.2)  # three in ten are taken in poor light
     return SimpleNamespace(
         roll=math.radians(uniform(-12, 12)), yaw=math.radians(uniform(-20, 20)), pitch=math.radians(uniform(-8, 8)),
         scale=uniform(0.92, 1.08), shift=uniform(-6, 6, 2),  # the shift in x and y
         smile=uniform(-0.4, 1), opening=max(0.0, uniform(-6, 7)), brow_raise=uniform(-2, 3), squint=uniform(0.75, 1.1),
         gaze=uniform(-1.6, 1.6), glasses=uniform(), hair_noise=normal(0, 1.2, 64),
-        tones=uniform(0.55, 1.2) * np.array([1 + warmth, uniform(0.95, 1.05), 1 - warmth]),
+        tones=exposure * np.array([1 + warmth, uniform(0.95, 1.05), 1 - warmth]),
         shade=uniform(0, 0.5), shade_angle=uniform(0, 2 * math.pi), blur=uniform(0.3, 1.6), noise=uniform(1, 9),
         shirt=dull_colour(rng), occluded=uniform() < 0.12,
     )  # fmt: skip
