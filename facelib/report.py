@@ -324,8 +324,7 @@ def claim_low_light(results: dict) -> str:
         sentence += f" 0.005 of AUC or more (at most {max(losses):.3f})"
     gain = sum(loss <= -0.005 for loss in losses)
     if gain:
-        sentence += f"; {gain} gain{'s' if gain == 1 else ''} by it (at most {-min(losses):.3f}), which says that"
-        sentence += " what they learned in normal light is not yet more than what a dark image leaves"
+        sentence += f"; {gain} gain{'s' if gain == 1 else ''} by it (at most {-min(losses):.3f})"
     return sentence + "."
 
 
