@@ -34,9 +34,9 @@ endif
 LATEX_PACKAGES := latexmk texlive-latex-recommended texlive-publishers texlive-fonts-recommended
 INSTALL_LATEX := apt-get install --yes --no-install-recommends $(LATEX_PACKAGES)
 HAVE_LATEX := $(shell { command -v latexmk && kpsewhich IEEEtran.cls || command -v tectonic; } 2> /dev/null)
+ifneq ($(filter report preview test,$(MAKECMDGOALS)),)
 ifeq ($(HAVE_LATEX),)
 ENVIRONMENT += latex
-ifneq ($(filter report preview test,$(MAKECMDGOALS)),)
 ifeq ($(and $(filter 0,$(shell id -u)),$(shell command -v apt-get)),)
 $(error LaTeX is missing. Install it with: sudo $(INSTALL_LATEX))
 endif
@@ -49,7 +49,7 @@ latex:
 
 # ---- Report. The plan of the profile's notebook runs is written by facelib/profiles.py from notebooks/profiles.toml.
 
-ifneq ($(filter report preview clean-profile,$(MAKECMDGOALS)),)
+ifneq ($(filter report preview,$(MAKECMDGOALS)),)
 PLANNED := $(shell $(PYTHON) -m facelib.profiles $(DATA) $(PROFILE))
 ifeq ($(PLANNED),)
 $(error nothing was computed)
@@ -57,8 +57,8 @@ endif
 include build/$(PLANNED)/plan.mk
 BUILD := build/$(PROFILE)
 ifeq ($(SYNTHETIC),yes)
-# Short runs start up longer than they compute: two at a time, of one thread each, whatever -j says, so that the
-# numbers are the same with any -j and on any number of cores.
+# Short runs start up longer than they compute: two at a time unless -j says otherwise. One thread each, so that the
+# numbers are the same with any -j.
 export OMP_NUM_THREADS := 1
 ifeq ($(filter -j% --jobs%,$(MAKEFLAGS)),)
 MAKEFLAGS += --jobs=2
@@ -80,7 +80,7 @@ FIGURES_CODE := facelib/plots.py facelib/report.py facelib/architecture.py
 report: report/report.pdf  ## environment, data, notebooks, figures, report/report.pdf
 
 .PHONY: preview
-preview:  ## the report from those runs that are finished; it names the others
+preview: $(ENVIRONMENT)  ## the report from those runs that are finished; it names the others
 	$(EXECUTE) figures $(BUILD)/notebooks/preview.ipynb results=$(BUILD) output=figures
 	$(typeset)
 

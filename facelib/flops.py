@@ -19,7 +19,8 @@ from facelib.output import whole_folder, write_json
 def count(name: str, embedding_size: int = 512, size: int = SIZE) -> dict[str, int]:
     """Parameters, FLOPs and activations of one image (3, size, size), counted in eval mode.
 
-    Activations are the elements that convolutions and linear layers put out. Raises ValueError if the model is unknown or does not take this size.
+    Activations are the elements that convolutions and linear layers put out. Raises ValueError if the model is unknown
+    or does not take this size.
     """
     model = create_model(name, embedding_size).eval()
     image = torch.zeros(1, 3, size, size)

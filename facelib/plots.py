@@ -64,11 +64,11 @@ def auc_against_ratio(table: pd.DataFrame) -> Figure:
     """AUC against the share of training images. Columns: backbone, color, ratio, light ("normal" or "low"), auc."""
     figure, axis = plt.subplots(figsize=(COLUMN, 1.7))
     for (backbone, light), rows in table.sort_values("ratio").groupby(["backbone", "light"], sort=False):
-        normal = light == "normal"
-        axis.plot(
-            rows.ratio, rows.auc, color=rows.color.iloc[0], linestyle="-" if normal else "--", marker="o" if normal else "s",
-            markersize=3.5, markerfacecolor=rows.color.iloc[0] if normal else "white", label=f"{backbone}, {LIGHTS[light]}",
-        )  # fmt: skip
+        color, name = rows.color.iloc[0], f"{backbone}, {LIGHTS[light]}"
+        if light == "normal":
+            axis.plot(rows.ratio, rows.auc, "-o", color=color, markersize=3.5, label=name)
+        else:
+            axis.plot(rows.ratio, rows.auc, "--s", color=color, markersize=3.5, markerfacecolor="white", label=name)
     axis.axhline(0.5, color="0.6", linestyle=":", linewidth=0.8)
     axis.text(1.0, 0.503, "chance", color="0.4", fontsize=6, ha="right", va="bottom")
     ratios = sorted(table.ratio.unique())

@@ -145,7 +145,7 @@ def data_sentences(plan: dict) -> dict[str, str]:
         return {
             "sentence.training_data": "The training faces are synthetic, drawn by facelib.",
             "sentence.landmarks": "which are known for drawn faces",
-            "sentence.test_data": "The test faces are synthetic too, of identities that are not in training, in LFW's format.",
+            "sentence.test_data": "The test faces are synthetic too, in LFW's format, of identities never seen in training.",
         }
     faces = Path(plan["train_faces"]).name
     known = {"casia-webface": "CASIA-WebFace~\\cite{casia}", "celeb": "CelebA~\\cite{celeba}, in the wild"}
@@ -175,8 +175,8 @@ def cost_values(results: dict) -> dict[str, str]:
     trains = light["training_speed"] / heavy["training_speed"]
     found["claim.published"] = claim_published(results)
     found["claim.speed"] = (
-        f"FLOPs alone mislead: by them the light backbone should be {times(heavy['flops'] / light['flops'])}; measured on"
-        f" this machine, it is {times(faster)} at inference and {times(trains)} in training."
+        f"FLOPs alone mislead: by them the light backbone should be {times(heavy['flops'] / light['flops'])};"
+        f" measured on this machine, it is {times(faster)} at inference and {times(trains)} in training."
     )
     return found
 
@@ -252,7 +252,8 @@ def claim_chance(results: dict) -> str:
     if not above:
         return f"In normal light none of the {len(runs)} curves can be told from chance (highest AUC {highest:.3f})."
     at_chance = join([f"{tex(b)} at $r = {r:g}$" for b, r in runs if (b, r) not in above])
-    return f"In normal light {len(above)} of {len(runs)} curves lie above chance (highest AUC {highest:.3f}); not so {at_chance}."
+    count = f"{len(above)} of {len(runs)} curves lie above chance (highest AUC {highest:.3f})"
+    return f"In normal light {count}; not so {at_chance}."
 
 
 def claim_ratio(results: dict) -> str:
@@ -302,8 +303,8 @@ def claim_backbones(results: dict) -> str:
     accuracy = {role: found[role]["metrics"]["accuracy"] for role in ("light", "heavy")}
     verdict = {"light": "the light one is ahead", "heavy": "the heavy one is ahead", "even": "they can't be told apart"}
     return (
-        f"At $r = {found['ratio']:g}$ the light backbone reaches {percent(accuracy['light'])} accuracy and the heavy one"
-        f" {percent(accuracy['heavy'])}; by the paired difference over folds,"
+        f"At $r = {found['ratio']:g}$ the light backbone reaches {percent(accuracy['light'])} accuracy and the heavy"
+        f" one {percent(accuracy['heavy'])}; by the paired difference over folds,"
         f" ${100 * found['difference']:+.1f} \\pm {100 * found['error']:.1f}$ points (standard error),"
         f" {verdict[found['verdict']]}."
     )
@@ -374,7 +375,8 @@ def cost_table(results: dict) -> str:
         backbone, cost = results["plan"][role], results["flops"]["metrics"][role]
         published = PUBLISHED_COST.get(backbone, ("--", "--"))
         rows.append(
-            f"{tex(backbone)} & {cost['parameters'] / 1e6:.3f} & {published[0]} & {cost['flops'] / 1e9:.3f} & {published[1]}"
+            f"{tex(backbone)} & {cost['parameters'] / 1e6:.3f} & {published[0]}"
+            f" & {cost['flops'] / 1e9:.3f} & {published[1]}"
             f" & {cost['activations'] / 1e6:.2f} & {cost['training_speed']:.1f} & {cost['inference_speed']:.1f} \\\\"
         )
     return "\n".join(rows) + "\n"
