@@ -144,7 +144,7 @@ def write_if_changed(file: Path, text: str) -> None:
 
 def main(data: str, name: str = "") -> None:
     profiles = read_profiles(Path("notebooks/profiles.toml"))
-    folder = Path(data).resolve()  # however DATA is spelled, the runs' parameters stay the same
+    folder = Path(data)
     gpu = shutil.which("nvidia-smi") is not None
     if not name:
         name, line = choose(profiles, folder, gpu)
@@ -157,7 +157,7 @@ def main(data: str, name: str = "") -> None:
             holds = f"{folder} holds: {', '.join(there) or 'nothing'}" if folder.is_dir() else f"there is no {folder}"
             raise ValueError(f"PROFILE={name} needs {' and '.join(lacks)}; {holds}. Set DATA to the folder with both.")
         line = f"profile {name}: {profiles[name]['description']} (asked for)"
-    made = plan(name, profiles[name], folder)
+    made = plan(name, profiles[name], folder.resolve())  # however DATA is spelled, the parameters stay the same
     build = Path("build") / name
     for run, content in made["runs"].items():
         write_if_changed(build / "parameters" / f"{run}.json", json.dumps(content["parameters"], indent=2) + "\n")
