@@ -73,6 +73,9 @@ def plan(name: str, profile: dict, data: Path) -> dict:
     found = sorted(path for path in folder.glob(pattern) if path.suffix in MODELS)
     if found:
         models["released"] = str(found[0])
+        if len(found) > 1:
+            others = ", ".join(path.name for path in found[1:])
+            left_out.append(f"Of the released models {found[0].name} is shown, the first by name; not {others}.")
     else:
         here = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
         left_out.append(

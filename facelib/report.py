@@ -76,6 +76,7 @@ def values(results: dict) -> dict[str, str]:
     found |= {
         "claim.chance": claim_chance(results),
         "claim.ratio": claim_ratio(results),
+        "claim.stem": claim_stem(results),
         "claim.backbones": claim_backbones(results),
         "claim.low": claim_low_light(results),
         "claim.released": claim_released(results),
@@ -120,7 +121,7 @@ def data_values(results: dict) -> dict[str, str]:
         for ratio in results["plan"]["ratios"]
         if f"images.{ratio:g}" in found
     ]
-    found |= data_sentences(plan=results["plan"])
+    found |= data_sentences(results)
     found["train.sizes"] = join(sizes)
     dropped = [
         f"{found[f'dropped.{ratio:g}']} at $r = {ratio:g}$"
@@ -139,22 +140,23 @@ def data_values(results: dict) -> dict[str, str]:
     return found
 
 
-def data_sentences(plan: dict) -> dict[str, str]:
+def data_sentences(results: dict) -> dict[str, str]:
     """What the training and test faces are, by the profile's kind and the folders' names."""
+    plan = results["plan"]
     if plan["synthetic"]:
         return {
             "sentence.training_data": "The training faces are synthetic, drawn by facelib.",
             "sentence.landmarks": "which are known for drawn faces",
-            "sentence.test_data": "The test faces are synthetic too, in LFW's format, of identities never seen in training.",
+            "sentence.test_data": "The test faces are synthetic too, in LFW's format, of identities not in training.",
         }
     faces = Path(plan["train_faces"]).name
-    known = {"casia-webface": "CASIA-WebFace~\\cite{casia}", "celeb": "CelebA~\\cite{celeba}, in the wild"}
+    training = "CASIA-WebFace~\\cite{casia}" if faces == "casia-webface" else f"those of the folder {tex(faces)}"
+    images = {run["parameters"]["images"] for run in results["verify"].values()}
+    funneled = " in their deep-funneled version~\\cite{deepfunneling}" if images == {"lfw-deepfunneled"} else ""
     return {
-        "sentence.training_data": f"The training faces are those of the folder {tex(faces)}, from {known[faces]}."
-        if faces in known
-        else f"The training faces are those of the folder {tex(faces)}.",
+        "sentence.training_data": f"The training faces are {training}.",
         "sentence.landmarks": "which MTCNN~\\cite{mtcnn} finds",
-        "sentence.test_data": "The test faces are Labeled Faces in the Wild~\\cite{lfw,deepfunneling}, View 2.",
+        "sentence.test_data": f"The test faces are Labeled Faces in the Wild~\\cite{{lfw}}, View 2{funneled}.",
     }
 
 
@@ -210,6 +212,19 @@ def claim_published(results: dict) -> str:
     if not any(results["plan"][role] in PUBLISHED_COST for role in ("heavy", "light")):
         return "It has other backbones than these."
     return "Differences: " + "; ".join(sentences) + "." if sentences else "All numbers agree to the last digit."
+
+
+def claim_stem(results: dict) -> str:
+    """The published Fig. 2 drew another network than the published Table I counted: the ImageNet ResNet-50."""
+    if not results["flops"] or results["plan"]["heavy"] != "iresnet50":
+        return ""
+    parameters, published = results["flops"]["metrics"]["heavy"]["parameters"] / 1e6, PUBLISHED_COST["iresnet50"][0]
+    if abs(parameters - float(published)) > 0.0011:
+        return ""
+    return (
+        "The published report drew the ImageNet ResNet-50 with a $7 \\times 7$ stem instead, but its"
+        f" {published} million parameters are those of this variant."
+    )
 
 
 def times(ratio: float) -> str:

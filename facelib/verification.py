@@ -4,7 +4,7 @@ One verification leaves one folder:
 
     scores.npz         score, genuine and fold of each pair
     metrics.json       measures() and the model's name
-    parameters.json    model, pairs, light, flip
+    parameters.json    model, folder of images, pairs, light, flip
     environment.json   commit, package versions, machine, data fingerprint
 
 A pair's score is the cosine of its two embeddings, in [-1, 1]. A pair is accepted where score >= threshold. TAR is
@@ -156,7 +156,8 @@ def verify(
         scores = pair_scores(embeddings, dataset.first, dataset.second)
         found = measures(scores, listed.genuine, listed.fold) | {"images": len(dataset)}
         np.savez(folder / "scores.npz", score=scores, genuine=listed.genuine, fold=listed.fold)
-        asked = {"model": str(model), "lfw": str(lfw), "pairs": pairs, "light": light, "flip": flip}
+        asked = {"model": str(model), "lfw": str(lfw), "images": images.name, "pairs": pairs}
+        asked |= {"light": light, "flip": flip}
         write_json(folder / "parameters.json", asked)
         fingerprint = alignment.fingerprint(images, dataset.images)
         write_json(folder / "environment.json", provenance.environment(device) | {"data": fingerprint})

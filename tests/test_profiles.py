@@ -65,6 +65,13 @@ def test_a_missing_released_model_is_left_out_with_a_sentence_that_says_what_to_
     assert f"no model in {tmp_path}/weights" in plan["left_out"][0]
 
 
+def test_of_several_released_models_the_one_shown_is_named_and_the_others_too(tmp_path):
+    put(tmp_path, "weights/b.onnx", "weights/a.pth", "weights/notes.txt")
+    plan = profiles.plan("small", PROFILES["small"], tmp_path)
+    assert plan["released"] == f"{tmp_path}/weights/a.pth"
+    assert plan["left_out"] == ["Of the released models a.pth is shown, the first by name; not b.onnx."]
+
+
 def test_an_unknown_profile_and_missing_data_are_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(ValueError, match="PROFILE=smal is unknown.*demo, small, paper"):

@@ -3,7 +3,7 @@
 import pytest
 
 from facelib import alignment, verification
-from facelib.data import Pairs, PairImages, read_pairs
+from facelib.data import PairImages, Pairs, read_pairs
 from facelib.images import lfw_images
 from facelib.models import load_embedder
 

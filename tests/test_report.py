@@ -17,7 +17,8 @@ def run(separation: float, seed: int = 0) -> dict:
 
     score = np.random.default_rng(seed).normal(size=600) + separation * GENUINE
     metrics = measures(score, GENUINE, FOLD) | {"images": 900}
-    return {"score": score, "genuine": GENUINE, "fold": FOLD, "metrics": metrics}
+    parameters = {"images": "lfw-deepfunneled"}
+    return {"score": score, "genuine": GENUINE, "fold": FOLD, "metrics": metrics, "parameters": parameters}
 
 
 def results(light: float, heavy: float, low: float = 0.0, released: float | None = None) -> dict:
@@ -108,6 +109,26 @@ def test_differences_to_the_published_table_are_explained_by_rounding():
     other = results(1.0, 1.0)
     other["flops"]["metrics"]["light"]["flops"] = 300_000_000
     assert "unexplained, +0.0260" in report.claim_published(other)
+
+
+def test_the_published_figure_is_contradicted_by_the_published_count_only_if_ours_is_that_count():
+    found = results(1.0, 1.0)
+    assert "43.590 million parameters are those of this variant" in report.claim_stem(found)
+    found["flops"]["metrics"]["heavy"]["parameters"] = 25_600_000
+    assert report.claim_stem(found) == ""
+
+
+def test_data_are_named_by_their_folders():
+    found = results(1.0, 1.0)
+    sentences = report.data_sentences(found)
+    assert "folder celeb" in sentences["sentence.training_data"]
+    assert "deep-funneled" in sentences["sentence.test_data"]
+    found["plan"]["train_faces"] = "data/casia-webface"
+    for verified in found["verify"].values():
+        verified["parameters"]["images"] = "lfw"
+    sentences = report.data_sentences(found)
+    assert "CASIA-WebFace" in sentences["sentence.training_data"]
+    assert "funneled" not in sentences["sentence.test_data"]
 
 
 def test_unfinished_runs_are_named():
