@@ -22,6 +22,7 @@ dependencies:
   - make
   - tectonic
   - pip:
+      - -e .
       - -r requirements.lock
 """
 

@@ -31,6 +31,7 @@ CROP_SIZE = 112
 POINTS = ["left_eye", "right_eye", "nose", "mouth_left", "mouth_right"]
 COLUMNS = ["image", *(f"{point}_{axis}" for point in POINTS for axis in "xy"), "score"]
 BATCH = 16
+OWN = "landmarks.csv"  # landmarks that came with the images lie under this name in their folder
 
 
 def similarity_transform(landmarks: np.ndarray, template: np.ndarray = TEMPLATE) -> np.ndarray:
@@ -96,7 +97,7 @@ def fingerprint(folder: str | Path, images: list[str] | None = None) -> str:
 
 def landmarks_file(folder: str | Path, cache: str | Path) -> Path:
     """Where the landmarks of this data set are: beside its images if they came with them, else in the cache folder."""
-    own = Path(folder) / "landmarks.csv"
+    own = Path(folder) / OWN
     return own if own.exists() else Path(cache) / f"landmarks-{Path(folder).name}-{fingerprint(folder)}.csv"
 
 
@@ -106,15 +107,28 @@ def find_landmarks(folder: str | Path, cache: str | Path, device: str = "cpu") -
     Images in which no face is found get the data set's median landmarks and score 0: in face data sets the face is
     where it usually is. Detected once; a killed call continues where it stopped.
     Raises ImageError, naming them, if some images can't be read (the others' landmarks are kept), and ValueError
-    if no face is found in any image.
+    if no face is found in any image, or a landmarks file that came with the images does not fit them.
     """
     file = landmarks_file(folder, cache)
     if not file.exists():
         detect_folder(folder, file, device)
-    table = pd.read_csv(file, keep_default_na=False)
+    return read_landmarks(file, list_images(folder))
+
+
+def read_landmarks(file: Path, images: list[str]) -> pd.DataFrame:
+    """A landmarks file's table. Raises ValueError if it isn't one, or has none or several rows for one of the images."""
+    try:
+        table = pd.read_csv(file, keep_default_na=False, dtype=dict.fromkeys(COLUMNS[1:], float) | {"image": str})
+    except (ValueError, pd.errors.ParserError) as error:
+        raise ValueError(f"{file}: not a landmarks file ({error}). Delete it, and faces will be detected.") from None
     if list(table.columns) != COLUMNS:
         raise ValueError(f"{file}: not a landmarks file, its columns should be {', '.join(COLUMNS)}. Delete it.")
-    return table.set_index("image")
+    table = table.set_index("image")
+    twice, missing = table.index[table.index.duplicated()], sorted({*images} - {*table.index})
+    for names, what in ((twice, "more than one row"), (missing, "no row")):
+        if len(names):
+            raise ValueError(f"{file}: {what} for {len(names)} of {len(images)} images, {names[0]} for one")
+    return table
 
 
 def detect_folder(folder: str | Path, file: Path, device: str = "cpu") -> None:
@@ -187,6 +201,8 @@ def detect_all(detector: Detector, pictures: dict[str, np.ndarray]) -> dict[str,
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     try:
         folder = Path(sys.argv[1])
         folder = lfw_images(folder) if (folder / "pairs.txt").exists() else folder

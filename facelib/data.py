@@ -6,6 +6,7 @@ uint8; flip, crop and normalisation happen there.
 
 import math
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,14 +97,23 @@ def read_pairs(file: str | Path) -> Pairs:
     """Read LFW's pairs.txt (View 2) or pairsDevTrain.txt / pairsDevTest.txt (View 1).
 
     The first line is `folds n` or just `n`; each fold has n genuine lines `name i j` and n impostor lines
-    `name i name j`. Raises ValueError with the file and line if it is not so.
+    `name i name j`, separated by tabs or, where there is no tab, by spaces. Raises FileNotFoundError if the file is
+    missing and ValueError with the file and line if it is not so.
     """
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such pairs file")
-    lines = [line.split() for line in file.read_text().splitlines() if line.strip()]
     try:
-        numbers = [int(word) for word in lines[0]]
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not a text in UTF-8 ({error.reason} at byte {error.start})") from None
+    lines = [
+        (number, line.split("\t" if "\t" in line else None))
+        for number, line in enumerate(text.splitlines(), start=1)
+        if line.strip()
+    ]
+    try:
+        numbers = [int(word) for word in lines[0][1]]
         folds, n = numbers if len(numbers) == 2 else (1, *numbers)
         if folds < 1 or n < 1:
             raise ValueError
@@ -112,8 +122,8 @@ def read_pairs(file: str | Path) -> Pairs:
     if len(lines) - 1 != folds * 2 * n:
         raise ValueError(f"{file}: {folds} folds of {n} + {n} pairs announced, but {len(lines) - 1} lines follow")
     first, second = [], []
-    for number, words in enumerate(lines[1:]):
-        genuine = number % (2 * n) < n
+    for pair, (number, words) in enumerate(lines[1:]):
+        genuine = pair % (2 * n) < n
         try:
             a, i, b, j = (words[0], words[1], words[0], words[2]) if genuine else words
             if len(words) != 3 + (not genuine):
@@ -122,9 +132,25 @@ def read_pairs(file: str | Path) -> Pairs:
             second.append(f"{b}/{b}_{int(j):04d}")
         except (ValueError, IndexError):
             expected = "name i j" if genuine else "name i name j"
-            raise ValueError(f"{file}, pair {number + 1}: expected `{expected}`, found {' '.join(words)!r}") from None
-    number = np.arange(len(first))
-    return Pairs(first, second, number % (2 * n) < n, number // (2 * n))
+            raise ValueError(f"{file}, line {number}: expected `{expected}`, found {' '.join(words)!r}") from None
+    pair = np.arange(len(first))
+    return Pairs(first, second, pair % (2 * n) < n, pair // (2 * n))
+
+
+def images_of_pairs(folder: str | Path, pairs: Pairs, images: Iterable[str]) -> dict[str, str]:
+    """The distinct names in the pairs, sorted -> their files among `images`, the paths of those in the folder.
+
+    Raises FileNotFoundError naming images that are missing.
+    """
+    there = {image.rsplit(".", 1)[0]: image for image in images}
+    names = sorted({*pairs.first, *pairs.second})
+    missing = [name for name in names if name not in there]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise FileNotFoundError(
+            f"{folder}: {len(missing)} of {len(names)} images that the pairs file names are missing: {shown}"
+        )
+    return {name: there[name] for name in names}
 
 
 class PairImages(Dataset):
@@ -135,17 +161,10 @@ class PairImages(Dataset):
 
     def __init__(self, folder: str | Path, pairs: Pairs, landmarks: pd.DataFrame):
         self.folder = Path(folder)
-        names = sorted({*pairs.first, *pairs.second})
-        there = {image.rsplit(".", 1)[0]: image for image in landmarks.index}
-        missing = [name for name in names if name not in there]
-        if missing:
-            shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            raise FileNotFoundError(
-                f"{folder}: {len(missing)} of {len(names)} images that the pairs file names are missing: {shown}"
-            )
-        self.images = [there[name] for name in names]
+        files = images_of_pairs(folder, pairs, landmarks.index)
+        self.images = [*files.values()]
         self.landmarks = landmarks.loc[self.images].to_numpy(np.float32)[:, :10].reshape(-1, 5, 2)
-        index = {name: i for i, name in enumerate(names)}
+        index = {name: i for i, name in enumerate(files)}
         self.first = np.array([index[name] for name in pairs.first])
         self.second = np.array([index[name] for name in pairs.second])
 

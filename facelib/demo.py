@@ -12,14 +12,13 @@ from facelib.train import Config, train
 from facelib.verification import verify
 
 DATA = Path("build/demo/data")
-EXPLORE = Path("build/explore")
-RUN = EXPLORE / "train" / "iresnet18_025-r1"
+EXAMPLE = Path("build/example")  # not where the notebooks write, so that what they leave is never taken for these
+RUN = EXAMPLE / "train" / "iresnet18_025-r1"
 
 
 def make_faces(folder: Path = DATA) -> None:
     """Training faces and an LFW-style test set of other identities, unless they are there."""
     folder.mkdir(parents=True, exist_ok=True)
-    EXPLORE.mkdir(parents=True, exist_ok=True)
     if not (folder / "train").exists():
         synthetic.make_identity_folder(folder / "train", identities=32, images_per_identity=20, spread=6, seed=1)
     if not (folder / "lfw").exists():
@@ -43,13 +42,14 @@ def make_results() -> Path:
     make_faces()
     profile = profiles.read_profiles(Path("notebooks/profiles.toml"))["demo"]
     profile |= {"ratios": [0.25], "train": profile["train"] | {"epochs": 2}}
-    plan = profiles.plan("explore", profile, Path("data"))
-    write_json(EXPLORE / "plan.json", plan)
+    plan = profiles.plan(EXAMPLE.name, profile, Path("data"))
+    EXAMPLE.mkdir(parents=True, exist_ok=True)
+    write_json(EXAMPLE / "plan.json", plan)
     steps = {"flops": flops.measure, "train": lambda **given: train(Config(**given)), "verify": verify}
     for run in plan["runs"].values():
         if not (Path(run["parameters"]["output"]) / "metrics.json").exists():
             steps[run["notebook"]](**run["parameters"])
-    return EXPLORE
+    return EXAMPLE
 
 
 def all_done(build: Path) -> bool:

@@ -15,6 +15,8 @@ from facelib import provenance
 from facelib.models import SIZE, create_model, first_line
 from facelib.output import whole_folder, write_json
 
+FILES = ("metrics.json", "environment.json")
+
 
 def count(name: str, embedding_size: int = 512, size: int = SIZE) -> dict[str, int]:
     """Parameters, FLOPs and activations of one image (3, size, size), counted in eval mode.
@@ -22,7 +24,7 @@ def count(name: str, embedding_size: int = 512, size: int = SIZE) -> dict[str, i
     Activations are the elements that convolutions and linear layers put out. Raises ValueError if the model is unknown
     or does not take this size.
     """
-    model = create_model(name, embedding_size).eval()
+    model = create_model(name, embedding_size, size).eval()
     image = torch.zeros(1, 3, size, size)
     logging.getLogger("fvcore").setLevel(logging.ERROR)  # it warns of every operator that it does not count
     try:
@@ -37,12 +39,14 @@ def count(name: str, embedding_size: int = 512, size: int = SIZE) -> dict[str, i
     }
 
 
-def speed(name: str, training: bool, device: str = "cpu", batch_size: int = 16, repeats: int = 3) -> float:
+def speed(
+    name: str, training: bool, embedding_size: int = 512, device: str = "cpu", batch_size: int = 16, repeats: int = 3
+) -> float:
     """Images/s of a forward pass, or of forward, backward and SGD step if `training`: the median of `repeats`.
 
     float32 and random images on a CPU, bf16 autocast on CUDA; loading is not in it.
     """
-    model = create_model(name).to(device).train(training)
+    model = create_model(name, embedding_size).to(device).train(training)
     images = torch.randn(batch_size, 3, SIZE, SIZE, device=device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     seconds = []
@@ -63,7 +67,7 @@ def speed(name: str, training: bool, device: str = "cpu", batch_size: int = 16, 
 def convolutions_and_linear(name: str, embedding_size: int = 512, size: int = SIZE) -> int:
     """Multiply-adds of one image by the textbook: k^2 c d / groups for each pixel of a convolution's output,
     c d for a linear layer."""
-    model = create_model(name, embedding_size).eval()
+    model = create_model(name, embedding_size, size).eval()
     total = 0
 
     def add(module, inputs, output):
@@ -85,9 +89,9 @@ def measure(heavy: str, light: str, output: str, embedding_size: int = 512, batc
     found = {}
     for role, name in (("heavy", heavy), ("light", light)):
         found[role] = {"backbone": name, **count(name, embedding_size)}
-        found[role]["inference_speed"] = speed(name, False, device, batch_size)
-        found[role]["training_speed"] = speed(name, True, device, batch_size)
-    with whole_folder(output) as folder:
+        found[role]["inference_speed"] = speed(name, False, embedding_size, device, batch_size)
+        found[role]["training_speed"] = speed(name, True, embedding_size, device, batch_size)
+    with whole_folder(output, FILES) as folder:
         write_json(folder / "environment.json", provenance.environment(device))
         write_json(folder / "metrics.json", found)
     return found

@@ -1,5 +1,6 @@
 """Reading image files: any mode and depth that people have, one error that names the file."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,14 @@ def read_image(path: str | Path) -> np.ndarray:
     """The image as (H, W, 3) uint8 RGB, upright by its EXIF orientation.
 
     Grey images get three equal channels, CMYK is converted, transparency is dropped, 16 bits are scaled to 8.
-    Raises ImageError, naming the file, if it is missing, empty, truncated or not an image.
+    Raises ImageError, naming the file, if it is missing, empty, truncated, not an image or one of floats.
     """
     try:
         with Image.open(path) as image:
             image.load()
             image = ImageOps.exif_transpose(image)
+            if image.mode == "F":
+                raise ValueError("its pixels are floats of unknown range")
             if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion to RGB would clip at 255
                 grey = np.clip(np.asarray(image, dtype=np.float32) / 257, 0, 255).round().astype(np.uint8)
                 return np.repeat(grey[:, :, None], 3, axis=2)
@@ -34,29 +37,45 @@ def read_image(path: str | Path) -> np.ndarray:
 def list_images(folder: str | Path) -> list[str]:
     """Paths of all images one level down, `<identity>/<file>`, relative to the folder, sorted.
 
-    Raises FileNotFoundError if the folder is missing, ValueError if it holds no image.
+    Hidden folders and files are passed over. Raises FileNotFoundError if the folder is missing, ValueError if it
+    holds no image.
     """
     folder = Path(folder)
     if not folder.is_dir():
         beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
         hint = f" {folder.parent} holds: {', '.join(beside[:10]) or 'no folder'}." if folder.parent.is_dir() else ""
         raise FileNotFoundError(f"{folder}: no such data folder.{hint}")
-    images = [
-        f"{identity.name}/{file.name}"
-        for identity in sorted(folder.iterdir())
-        if identity.is_dir()
-        for file in sorted(identity.iterdir())
-        if file.suffix.lower() in SUFFIXES
-    ]
+    identities = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not hidden(entry.name))
+    images = [f"{identity}/{image}" for identity in identities for image in images_in(folder / identity)]
     if not images:
         raise ValueError(f"{folder}: no images. Expected one folder an identity: <identity>/<image>.jpg")
     return images
 
 
+def images_in(folder: Path) -> list[str]:
+    """Names of the images that lie in the folder itself, sorted."""
+    return sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not hidden(entry.name) and entry.is_file()
+    )
+
+
+def hidden(name: str) -> bool:
+    """Whether programs, not people, put it there: .ipynb_checkpoints, macOS' ._0001.jpg and __MACOSX."""
+    return name.startswith((".", "__MACOSX"))
+
+
 def lfw_images(folder: str | Path) -> Path:
-    """The images of an LFW folder, which also holds pairs.txt: its first subfolder with one of LFW_FOLDERS' names."""
+    """Where the images are in an LFW folder, which also holds pairs.txt.
+
+    They lie in a subfolder with one of LFW_FOLDERS' names, in one of the same name within it, as some archives unpack,
+    or in the folder itself. Raises FileNotFoundError if there are none.
+    """
     folder = Path(folder)
-    for name in LFW_FOLDERS:
-        if (folder / name).is_dir():
-            return folder / name
-    raise FileNotFoundError(f"{folder}: no folder of LFW images there. Expected one of: {', '.join(LFW_FOLDERS)}")
+    for place in [*(folder / name for name in LFW_FOLDERS), *(folder / name / name for name in LFW_FOLDERS), folder]:
+        if place.is_dir() and any(images_in(identity) for identity in place.iterdir() if identity.is_dir()):
+            return place
+    raise FileNotFoundError(
+        f"{folder}: no LFW images there. Expected <Name>/<Name>_0001.jpg in it or in one of: {', '.join(LFW_FOLDERS)}"
+    )

@@ -7,6 +7,8 @@ option E, whose dropout the released models set to 0.
 Module names are those of the checkpoints that insightface releases, so that they load with `strict=True`.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -46,9 +48,11 @@ class Block(nn.Module):
 
 
 class IResNet(nn.Module):
-    """(N, 3, 112, 112) float RGB in [-1, 1] -> (N, embedding_size) float, not normalised."""
+    """(N, 3, image_size, image_size) float RGB in [-1, 1] -> (N, embedding_size) float, not normalised."""
 
-    def __init__(self, blocks: tuple[int, int, int, int], width: int = 64, embedding_size: int = 512):
+    def __init__(
+        self, blocks: tuple[int, int, int, int], width: int = 64, embedding_size: int = 512, image_size: int = 112
+    ):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width, eps=EPS)
@@ -60,7 +64,8 @@ class IResNet(nn.Module):
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layer))
             in_channels = channels
         self.bn2 = nn.BatchNorm2d(in_channels, eps=EPS)
-        self.fc = nn.Linear(in_channels * 7 * 7, embedding_size)
+        side = math.ceil(image_size / 16)  # four stages halve it, rounding up
+        self.fc = nn.Linear(in_channels * side * side, embedding_size)
         self.features = nn.BatchNorm1d(embedding_size, eps=EPS)
         # The scale of the last BN and ArcFace's own scale s would be one degree of freedom too many.
         nn.init.constant_(self.features.weight, 1.0)

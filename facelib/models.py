@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import onnxruntime
 import safetensors.torch
 import torch
@@ -20,27 +21,31 @@ from facelib.iresnet import VARIANTS, IResNet
 SIZE = 112
 
 
-def create_model(name: str, embedding_size: int = 512) -> nn.Module:
-    """An untrained backbone: (N, 3, 112, 112) float RGB in [-1, 1] -> (N, embedding_size) float.
+def create_model(name: str, embedding_size: int = 512, image_size: int = SIZE) -> nn.Module:
+    """An untrained backbone: (N, 3, image_size, image_size) float RGB in [-1, 1] -> (N, embedding_size) float.
 
     `name` is iresnet18, iresnet34, iresnet50, iresnet100 (ArcFace's improved ResNet), iresnet18_025 (a quarter of its
     width) or any timm model's name, whose classifier is then a linear layer to the embedding. Raises ValueError for an
-    unknown name, with near matches, and for a timm model that can't be built for 112x112 images.
+    unknown name, with near matches, and for a timm model that can't be built for images of this size.
     """
     if name in VARIANTS:
-        return IResNet(*VARIANTS[name], embedding_size)
+        return IResNet(*VARIANTS[name], embedding_size, image_size)
     import timm  # here, because it takes seconds to import and the other backbones don't need it
 
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, [*VARIANTS, *timm.list_models()], n=5)
+    try:
+        if not timm.is_model(name):
+            raise RuntimeError
+        config = timm.get_pretrained_cfg(name)  # raises RuntimeError for an unknown tag, as in efficientnet_b3.tag
+    except RuntimeError:
+        near = difflib.get_close_matches(name, [*VARIANTS, *timm.list_models(), *timm.list_pretrained()], n=5)
         hint = f"Near matches: {', '.join(near)}." if near else f"Choose {', '.join(VARIANTS)} or a name of timm's."
-        raise ValueError(f"backbone {name!r} is unknown. {hint}")
-    config = timm.get_pretrained_cfg(name)
-    size = {"img_size": SIZE} if config is not None and config.fixed_input_size else {}
+        raise ValueError(f"backbone {name!r} is unknown. {hint}") from None
+    size = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
     try:
         return timm.create_model(name, num_classes=embedding_size, **size)
     except (AssertionError, RuntimeError, TypeError) as error:
-        raise ValueError(f"backbone {name} can't be built for {SIZE}x{SIZE} images ({first_line(error)})") from error
+        wanted = f"{image_size}x{image_size}"
+        raise ValueError(f"backbone {name} can't be built for {wanted} images ({first_line(error)})") from error
 
 
 def first_line(error: Exception) -> str:
@@ -97,7 +102,7 @@ class TorchEmbedder(Embedder):
 
 
 class OnnxEmbedder(Embedder):
-    """An .onnx file with input (N, 3, 112, 112) float RGB. Whether it normalises inside is read from its graph."""
+    """An .onnx file with input (N, 3, 112, 112) float RGB. The range that it takes is read from its graph."""
 
     def __init__(self, path: Path, device: str = "cpu"):
         super().__init__(path.stem)
@@ -108,36 +113,61 @@ class OnnxEmbedder(Embedder):
         except Exception as error:  # onnx and onnxruntime raise many kinds, none of which they share
             raise ValueError(f"{path}: not an ONNX model ({first_line(error)})") from error
         inputs = self.session.get_inputs()
-        if len(inputs) != 1 or inputs[0].shape[1:] != [3, SIZE, SIZE]:
-            found = ", ".join(f"{i.name} {i.shape}" for i in inputs)
-            raise ValueError(f"{path}: input must be (N, 3, {SIZE}, {SIZE}), found {found}")
+        fits = len(inputs) == 1 and len(inputs[0].shape) == 4
+        # A size that the graph leaves open is a name, or nothing, in the place of a number.
+        fits = fits and all(n == m or not isinstance(n, int) for n, m in zip(inputs[0].shape[1:], (3, SIZE, SIZE)))
+        if not fits or inputs[0].type not in ONNX_FLOATS:
+            found = ", ".join(f"{i.name} {i.shape} {i.type}" for i in inputs)
+            raise ValueError(f"{path}: input must be (N, 3, {SIZE}, {SIZE}) float, found {found}")
         self.input = inputs[0].name
-        self.normalises = normalises_inside(graph, self.input)
-        if isinstance(inputs[0].shape[0], int):
+        self.dtype = ONNX_FLOATS[inputs[0].type]
+        self.range = input_range(graph, self.input)
+        self.fixed_batch = isinstance(inputs[0].shape[0], int)
+        if self.fixed_batch:
             self.batch_size = inputs[0].shape[0]
 
     def _embed(self, images: Tensor) -> Tensor:
         count = len(images)
-        batch = images.float() if self.normalises else normalise(images)
-        if count < self.batch_size and isinstance(self.session.get_inputs()[0].shape[0], int):
+        low, high = self.range
+        batch = normalise(images) if low < 0 else images.float() * (high / 255)
+        if count < self.batch_size and self.fixed_batch:
             empty = batch.new_zeros(self.batch_size - count, *batch.shape[1:])
             batch = torch.cat([batch, empty])  # the graph takes full batches only
-        return torch.from_numpy(self.session.run(None, {self.input: batch.numpy()})[0][:count]).float()
+        embeddings = self.session.run(None, {self.input: batch.to(self.dtype).numpy()})[0][:count]
+        return torch.from_numpy(embeddings).float().flatten(1)
 
 
-def normalises_inside(graph: onnx.GraphProto, name: str) -> bool:
-    """Whether the graph shifts or scales its input before the first convolution: then it takes 0 to 255, else [-1, 1].
+ONNX_FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 
-    insightface's own reader goes by a Sub and a Mul among the first nodes (arcface_onnx.py).
+
+def input_range(graph: onnx.GraphProto, name: str) -> tuple[float, float]:
+    """The range of pixel values that the graph takes as its input `name`: (-1, 1), (0, 1) or (0, 255).
+
+    A graph whose first steps shift or scale the input normalises it itself, from a range that the constant tells:
+    x - 127.5 and x / 255 start from 255, x - 0.5 and x / 0.5 from 1. Where the constant is computed it is 255, as
+    insightface's reader has it, which goes by a Sub and a Mul among the first nodes (arcface_onnx.py).
     """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
     for node in graph.node:
-        if name in node.input and node.op_type != "Shape":
-            if node.op_type in ("Sub", "Add", "Mul", "Div", "BatchNormalization"):
-                return True
-            if node.op_type not in ("Identity", "Cast", "Transpose"):
-                return False
+        if name not in node.input or node.op_type == "Shape":
+            continue
+        if node.op_type in ("Identity", "Cast", "Transpose"):
             name = node.output[0]
-    return False
+            continue
+        if node.op_type not in ("Sub", "Add", "Mul", "Div", "BatchNormalization"):
+            return -1.0, 1.0
+        # A batch normalisation's inputs are x, scale, bias, mean and variance.
+        other = node.input[3] if node.op_type == "BatchNormalization" else next(x for x in node.input if x != name)
+        if other not in constants:
+            return 0.0, 255.0
+        size = float(abs(onnx.numpy_helper.to_array(constants[other])).mean())
+        if node.op_type == "Mul":
+            return (0.0, 255.0) if size < 0.1 else (0.0, 1.0)
+        if node.op_type == "BatchNormalization" and size < 0.1:  # already centred on 0
+            return -1.0, 1.0
+        return (0.0, 255.0) if size > 2 else (0.0, 1.0)
+    return -1.0, 1.0
 
 
 def load_embedder(source: str | Path, device: str = "cpu") -> Embedder:
@@ -146,7 +176,7 @@ def load_embedder(source: str | Path, device: str = "cpu") -> Embedder:
     No code of the file is run: checkpoints are read with `weights_only=True`. Raises FileNotFoundError if the source
     is missing and ValueError, naming it, if it is none of these or of another architecture.
     """
-    source = Path(source)
+    source, device = Path(source), choose_device(device)
     if not source.exists():
         raise FileNotFoundError(
             f"{source}: no such model. Give a run's folder, a checkpoint (.pth, .pt) or an .onnx file."
@@ -184,8 +214,9 @@ def load_insightface(path: Path, device: str = "cpu") -> TorchEmbedder:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or foreign file can make the unpickler raise anything
         raise ValueError(f"{path}: not a checkpoint of plain tensors, refused ({first_line(error)})") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    for key in ("state_dict", "state_dict_backbone"):  # the latter in the checkpoints of arcface_torch's trainer
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"{path}: not a state dict, which maps names to tensors")
     state = {key.removeprefix("module."): value for key, value in state.items()}  # saved from DistributedDataParallel

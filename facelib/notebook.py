@@ -117,6 +117,8 @@ def main() -> None:
         run_notebook(notebook, arguments.output, given)
     except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"\n{error}")
+    except KeyboardInterrupt:
+        sys.exit(f"\n{notebook.name}: interrupted. Finished runs are kept; the same command goes on with this one.")
 
 
 if __name__ == "__main__":

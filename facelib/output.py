@@ -10,15 +10,23 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def whole_folder(output: str | Path, reserve: int = 0) -> Iterator[Path]:
-    """A folder to write into, which becomes `output` when the block ends without an error, replacing what was there.
+def whole_folder(output: str | Path, files: tuple[str, ...] = (), reserve: int = 0) -> Iterator[Path]:
+    """A folder to write into, which becomes `output` when the block ends without an error.
 
-    With `reserve` that many bytes are held in its file `reserved`, so that a disk that fills up meanwhile can't lose
-    the work: delete it just before writing. Raises OSError, naming the folder, if the disk has no room; what was
-    there before stays.
+    An earlier result at `output` is replaced: a folder that holds nothing but `files`. Any other is refused with
+    FileExistsError before the block runs. With `reserve` that many bytes are held in the new folder's file
+    `reserved`, so that a disk that fills up meanwhile can't lose the work: delete it just before writing. Raises
+    OSError, naming the folder, if the disk has no room; what was there before stays.
     """
     output = Path(output)
     partial, old = (output.with_name(output.name + suffix) for suffix in (".partial", ".old"))
+    if old.exists() and not output.exists():  # killed between the two renames below
+        old.rename(output)
+    if output.exists():
+        others = sorted({path.name for path in output.iterdir()} - {*files}) if output.is_dir() else ["it is a file"]
+        if others:
+            shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+            raise FileExistsError(f"{output}: will not be replaced, it is not an earlier result of this kind ({shown})")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
@@ -26,9 +34,10 @@ def whole_folder(output: str | Path, reserve: int = 0) -> Iterator[Path]:
             with (partial / "reserved").open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, reserve)
         yield partial
-    except OSError as error:
+    except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        if full or os.strerror(errno.ENOSPC) in str(error):  # safetensors has an error of its own, without a number
             room = f" ({reserve / 1e6:.0f} MB are needed)" if reserve else ""
             raise OSError(f"{output}: no space left on the disk{room}. Make room and run it again.") from error
         raise

@@ -2,18 +2,23 @@
 
     python3 -m facelib.profiles DATA [PROFILE]
 
-prints the profile's name and leaves build/<profile>/plan.mk (for Make), plan.json (for the figures notebook) and a
-parameter file for each notebook run. A file is rewritten only if its content changes, so that Make reruns only what
-needs it. Uses nothing but the standard library: it runs before there is an environment.
+prints the profile's name and leaves in build/<profile> what Make compares: plan.mk (the rules), plan.json (for the
+figures notebook), a parameter file for each notebook run, the notebooks' code without their prose and outputs, and
+which files the data folders hold. A file is rewritten only if its content changes, so that Make reruns only what needs
+it. Uses nothing but the standard library: it runs before there is an environment.
 """
 
+import hashlib
 import json
-import shutil
+import os
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 MODELS = (".onnx", ".pth", ".pt")
+# What insightface packs beside its embedders: detectors, landmarks, attributes.
+NOT_EMBEDDERS = ("det_", "scrfd", "1k3d68", "2d106det", "genderage")
 
 
 def read_profiles(file: Path) -> dict[str, dict]:
@@ -70,16 +75,19 @@ def plan(name: str, profile: dict, data: Path) -> dict:
             }
     left_out = []
     folder, pattern = data / Path(profile["released"]).parent, Path(profile["released"]).name
-    found = sorted(path for path in folder.glob(pattern) if path.suffix in MODELS)
+    found = sorted(
+        path for path in folder.glob(pattern) if path.suffix in MODELS and not path.name.startswith(NOT_EMBEDDERS)
+    )
     if found:
+        if len(str(found[0]).split()) > 1:
+            raise ValueError(f"{found[0]}: Make can't handle a path with spaces. Rename the file.")
         models["released"] = str(found[0])
         if len(found) > 1:
             others = ", ".join(path.name for path in found[1:])
             left_out.append(f"Of the released models {found[0].name} is shown, the first by name; not {others}.")
     else:
-        here = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
         left_out.append(
-            f"The released model's curves are left out: no model in {here}. Put an .onnx file or an insightface"
+            f"The released model's curves are left out: no model in {folder}. Put an .onnx file or an insightface"
             " .pth checkpoint there."
         )
     for model, source in models.items():
@@ -89,7 +97,7 @@ def plan(name: str, profile: dict, data: Path) -> dict:
                 "parameters": {"model": source, "lfw": lfw, "output": f"{build}/verify/{model}-{light}", "light": light}
                 | profile["verify"]
                 | ({"flip": True} if model == "released" else {}),
-                "needs": ["$(LFW_LANDMARKS)", source if model == "released" else f"{source}/metrics.json"],
+                "needs": ["$(LFW_LANDMARKS)", "$(PAIRS)", source if model == "released" else f"{source}/metrics.json"],
             }
     return {
         "profile": name,
@@ -115,26 +123,54 @@ def makefile(plan: dict) -> str:
         f"SYNTHETIC := {'yes' if plan['synthetic'] else ''}",
         f"TRAIN_FACES := {plan['train_faces']}",
         f"LFW := {plan['lfw']}",
+        f"RELEASED := {plan['released'] or ''}",
         f"FLOPS := {build}/flops/metrics.json",
         f"TRAIN_LANDMARKS := {build}/landmarks-train.txt",
         f"LFW_LANDMARKS := {build}/landmarks-lfw.txt",
     ]
+    if not plan["synthetic"]:
+        lines += [f"PAIRS := {plan['lfw']}/pairs.txt", f"CHECKED := {build}/checked.txt"]
+    # Speed is measured with all cores, before any other run takes one. What is wrong with the test data should be told
+    # before anything is trained.
+    before = {"flops": "$(CHECKED)", "train": "$(FLOPS) $(LFW_LANDMARKS)", "verify": "$(FLOPS)"}
     for name, run in plan["runs"].items():
+        notebook = run["notebook"]
         copy, parameters = f"{build}/notebooks/{name}.ipynb", f"{build}/parameters/{name}.json"
         result = f"{run['parameters']['output']}/metrics.json"
-        needs = " ".join(
-            [parameters, f"notebooks/{run['notebook']}.ipynb", f"$({run['notebook'].upper()}_CODE)", *run["needs"]]
-        )
-        # Speed is measured with all cores, before any other run takes one.
-        alone = "env -u OMP_NUM_THREADS " if name == "flops" else ""
-        after = "" if name == "flops" else " $(FLOPS)"
+        needs = " ".join([parameters, f"{build}/code/{notebook}.py", f"$({notebook.upper()}_CODE)", *run["needs"]])
+        alone = "env -u OMP_NUM_THREADS " if notebook == "flops" else ""
         lines += [
             "",
             f"RESULTS += {result}",
-            f"{result}: {needs} | $(ENVIRONMENT){after}",
-            f"\t{alone}$(EXECUTE) {run['notebook']} {copy} --parameters {parameters}",
+            f"{result}: {needs} | $(ENVIRONMENT) {before[notebook]}",
+            f"\t{alone}$(EXECUTE) {notebook} {copy} --parameters {parameters}",
         ]
     return "\n".join(lines) + "\n"
+
+
+def code_of(notebook: Path) -> str:
+    """The notebook's code cells. Its results depend on them alone, not on prose or outputs that were saved."""
+    cells = json.loads(notebook.read_text())["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code") + "\n"
+
+
+def listing(folder: Path) -> dict:
+    """The folder, and a hash over the paths of all its files: another one where some were added, renamed or removed."""
+    digest = hashlib.sha256()
+    for path, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(name for name in files if not name.startswith(".")):
+            digest.update(f"{os.path.relpath(path, folder)}/{name}\n".encode(errors="surrogateescape"))
+    return {"folder": str(folder), "files": digest.hexdigest()}
+
+
+def has_gpu() -> bool:
+    """Whether NVIDIA's driver lists a GPU. PyTorch, which knows for sure, may not be installed yet."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return listed.returncode == 0 and listed.stdout.startswith("GPU")
 
 
 def write_if_changed(file: Path, text: str) -> None:
@@ -148,24 +184,32 @@ def write_if_changed(file: Path, text: str) -> None:
 def main(data: str, name: str = "") -> None:
     profiles = read_profiles(Path("notebooks/profiles.toml"))
     folder = Path(data)
-    gpu = shutil.which("nvidia-smi") is not None
+    gpu = has_gpu()
     if not name:
         name, line = choose(profiles, folder, gpu)
     elif name not in profiles:
         raise ValueError(f"PROFILE={name} is unknown. notebooks/profiles.toml has: {', '.join(profiles)}")
     else:
-        lacks = [lack for lack in missing(profiles[name], folder, True)]
+        lacks = missing(profiles[name], folder, gpu=True)
         if lacks:
             there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
             holds = f"{folder} holds: {', '.join(there) or 'nothing'}" if folder.is_dir() else f"there is no {folder}"
             raise ValueError(f"PROFILE={name} needs {' and '.join(lacks)}; {holds}. Set DATA to the folder with both.")
         line = f"profile {name}: {profiles[name]['description']} (asked for)"
-    made = plan(name, profiles[name], folder.resolve())  # however DATA is spelled, the parameters stay the same
+        if profiles[name].get("gpu") and not gpu:
+            line += ". No CUDA GPU was found: on a CPU this takes weeks with the real data. PROFILE=small takes hours"
+    # However DATA is spelled the parameters stay the same, and moving the repository changes none of those within it.
+    base = Path(os.path.abspath(folder))
+    made = plan(name, profiles[name], base.relative_to(Path.cwd()) if base.is_relative_to(Path.cwd()) else base)
     build = Path("build") / name
     for run, content in made["runs"].items():
         write_if_changed(build / "parameters" / f"{run}.json", json.dumps(content["parameters"], indent=2) + "\n")
-    where = {"train_faces": made["train_faces"], "lfw": made["lfw"]}
-    write_if_changed(build / "parameters" / "data.json", json.dumps(where, indent=2) + "\n")
+    for notebook in ("flops", "train", "verify"):
+        write_if_changed(build / "code" / f"{notebook}.py", code_of(Path("notebooks") / f"{notebook}.ipynb"))
+    if not made["synthetic"]:
+        for data_set in ("train_faces", "lfw"):
+            content = json.dumps(listing(Path(made[data_set])), indent=2) + "\n"
+            write_if_changed(build / "parameters" / f"{data_set}.json", content)
     write_if_changed(build / "plan.json", json.dumps(made, indent=2) + "\n")
     write_if_changed(build / "plan.mk", makefile(made))
     print(line, file=sys.stderr)

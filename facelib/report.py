@@ -10,24 +10,34 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
-from facelib import verification
+from facelib import alignment, iresnet, models, verification
 
 # Table I of the published report, and what an ArcFace MobileFaceNet is published to reach (insightface's model zoo).
 PUBLISHED_COST = {"iresnet50": ("43.590", "6.330"), "efficientnet_b3": ("11.483", "0.274")}
 PUBLISHED_RELEASED = {"arcface_mobilefacenet_y1": 0.9950}
+TAR = f"tar_at_far_{verification.FAR:g}"
+FIGURES = ("block", "architectures", "precision_recall", "roc", "released_precision_recall", "released_roc")
+FIGURES += ("auc_against_ratio", "loss")
+CHANCE_ERRORS = 3  # standard errors above an AUC of 0.5, up to which a curve counts as chance
+USABLE_AUC = 0.9  # below, an impostor pair outscores a genuine one more than once in ten: no verifier to rely on
 
 
 def load_results(build: Path) -> dict:
-    """The plan with what its finished runs left: train, verify (with scores), flops; the unfinished ones are listed."""
+    """The plan with what its finished runs left: train, verify (with scores), flops; the unfinished ones are listed.
+
+    A run that was made with other parameters than the plan's counts as unfinished.
+    """
     plan = json.loads((build / "plan.json").read_text())
     results = {"plan": plan, "train": {}, "verify": {}, "flops": None, "unfinished": []}
     for name, run in plan["runs"].items():
         folder = Path(run["parameters"]["output"])
-        if not (folder / "metrics.json").exists():
+        found = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
+        asked, made_with = run["parameters"], found.get("parameters", {})
+        if "metrics" not in found or any(made_with.get(key, asked[key]) != asked[key] for key in asked):
             results["unfinished"].append(name)
             continue
-        found = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
         kind, _, key = name.partition("/")
         if kind == "flops":
             results["flops"] = found
@@ -55,132 +65,129 @@ def run_name(backbone: str, ratio: float) -> str:
 
 
 def values(results: dict) -> dict[str, str]:
-    """Every number and claim of the text: key -> LaTeX."""
+    """Every number and claim of the text: key -> LaTeX. What no run has told yet has no key."""
     plan = results["plan"]
+    stem = iresnet.IResNet((1, 1, 1, 1), width=8).conv1
     found = {
-        "profile": tex(plan["profile"]),
-        "description": tex(plan["description"]),
         "heavy": tex(plan["heavy"]),
         "light": tex(plan["light"]),
         "ratios": ", ".join(f"{ratio:g}" for ratio in plan["ratios"]),
+        "crop": str(models.SIZE),
+        "stem.kernel": str(stem.kernel_size[0]),
+        "stem.stride": str(stem.stride[0]),
+        "low.highest": str(int(verification.low_light(torch.tensor([255], dtype=torch.uint8)))),
+        "far": f"{100 * verification.FAR:g}\\,\\%",
+        "chance.errors": f"{CHANCE_ERRORS:g}",
+        "digits": str(len(alignment.fingerprint(".", []))),
         "left.out": " ".join(tex(sentence) for sentence in plan["left_out"]),
-        "unfinished": claim_unfinished(results["unfinished"]),
-    }
-    found |= data_values(results)
-    if results["flops"]:
-        found |= cost_values(results)
-    for name, run in results["verify"].items():
-        for key, value in run["metrics"].items():
-            if isinstance(value, float):
-                found[f"{name}.{key}"] = percent(value) if key != "auc" else f"{value:.3f}"
-    found |= {
+        "claim.unfinished": claim_unfinished(results["unfinished"]),
         "claim.chance": claim_chance(results),
         "claim.ratio": claim_ratio(results),
-        "claim.stem": claim_stem(results),
         "claim.backbones": claim_backbones(results),
         "claim.low": claim_low_light(results),
         "claim.released": claim_released(results),
+        "claim.stem": claim_stem(results),
         "claim.answer": claim_answer(results),
     }
-    return found
+    return found | train_values(results) | test_values(results) | cost_values(results)
 
 
-def data_values(results: dict) -> dict[str, str]:
-    """Counts of the training and test data, and the recipe, from the runs themselves."""
-    found = {}
-    for run in results["train"].values():
-        metrics, parameters = run["metrics"], run["parameters"]
-        found[f"images.{metrics['ratio']:g}"] = f"{metrics['images']:,}"
-        found[f"identities.{metrics['ratio']:g}"] = f"{metrics['identities']:,}"
-        found[f"dropped.{metrics['ratio']:g}"] = f"{metrics['dropped_identities']:,}"
-        recipe = (
-            "epochs",
-            "batch_size",
-            "learning_rate",
-            "momentum",
-            "weight_decay",
-            "clip",
-            "power",
-            "scale",
-            "margin",
-        )
-        for key in recipe:
-            found[f"train.{key}"] = f"{parameters[key]:g}"
-        found["train.optimizer"] = (
-            f"SGD (momentum {parameters['momentum']:g}, weight decay {parameters['weight_decay']:g})"
-            if parameters["optimizer"] == "sgd"
-            else f"AdamW (weight decay {parameters['weight_decay']:g})"
-        )
-        warmup = parameters["warmup"]
-        found["train.warmup"] = (
-            f"after a warm-up over the first {100 * warmup:g}\\,\\% of the steps" if warmup else "without warm-up"
-        )
-        found["train.precision"] = "bf16 autocast" if metrics["bf16"] else "float32"
-    sizes = [
-        f"{found[f'images.{ratio:g}']} images of {found[f'identities.{ratio:g}']} identities at $r = {ratio:g}$"
-        for ratio in results["plan"]["ratios"]
-        if f"images.{ratio:g}" in found
-    ]
-    found |= data_sentences(results)
+def train_values(results: dict) -> dict[str, str]:
+    """The training data and the recipe, from the runs themselves."""
+    if not results["train"]:
+        return {}
+    runs = sorted(results["train"].values(), key=lambda run: run["metrics"]["ratio"])
+    recipe, metrics = runs[0]["parameters"], runs[0]["metrics"]
+    keys = ("epochs", "batch_size", "learning_rate", "clip", "power", "scale", "margin", "embedding_size")
+    found = {f"train.{key}": f"{recipe[key]:g}" for key in keys}
+    found["train.optimizer"] = (
+        f"SGD (momentum {recipe['momentum']:g}, weight decay {recipe['weight_decay']:g})"
+        if recipe["optimizer"] == "sgd"
+        else f"AdamW (weight decay {recipe['weight_decay']:g})"
+    )
+    warmup = f"after a warm-up over the first {100 * recipe['warmup']:g}\\,\\% of the steps"
+    found["train.warmup"] = warmup if recipe["warmup"] else "without warm-up"
+    found["train.precision"] = "bf16 autocast" if metrics["bf16"] else "float32"
+
+    by_ratio = {f"{run['metrics']['ratio']:g}": run["metrics"] for run in runs}
+    sizes = [f"{m['images']:,} images of {m['identities']:,} identities at $r = {r}$" for r, m in by_ratio.items()]
+    dropped = [f"{m['dropped_identities']:,} at $r = {r}$" for r, m in by_ratio.items() if m["dropped_identities"]]
     found["train.sizes"] = join(sizes)
-    dropped = [
-        f"{found[f'dropped.{ratio:g}']} at $r = {ratio:g}$"
-        for ratio in results["plan"]["ratios"]
-        if found.get(f"dropped.{ratio:g}", "0") != "0"
-    ]
     found["claim.dropped"] = (
         f"Identities that the share leaves without an image are dropped: {join(dropped)}."
         if dropped
         else "No identity loses all its images."
     )
-    for run in results["verify"].values():
-        found["test.pairs"] = f"{run['metrics']['pairs']:,}"
-        found["test.images"] = f"{run['metrics']['images']:,}"
-        found["test.folds"] = str(len(np.unique(run["fold"])))
+
+    faces, synthetic = Path(recipe["data"]).name, results["plan"]["synthetic"]
+    known = {"casia-webface": "those of CASIA-WebFace~\\cite{casia}"}
+    source = "synthetic, drawn by facelib" if synthetic else known.get(faces, f"those of the folder {tex(faces)}")
+    found["claim.training_data"] = f"The training faces are {source}."
+    not_found = [run["metrics"]["faces_not_found"] for run in runs]
+    found["claim.landmarks"] = "which came with the images"
+    if None not in not_found:
+        images = f"all but {max(not_found)} images" if max(not_found) else "every image"
+        found["claim.landmarks"] = f"which MTCNN~\\cite{{mtcnn}} finds in {images}"
     return found
 
 
-def data_sentences(results: dict) -> dict[str, str]:
-    """What the training and test faces are, by the profile's kind and the folders' names."""
-    plan = results["plan"]
-    if plan["synthetic"]:
-        return {
-            "sentence.training_data": "The training faces are synthetic, drawn by facelib.",
-            "sentence.landmarks": "which are known for drawn faces",
-            "sentence.test_data": "The test faces are synthetic too, in LFW's format, of identities not in training.",
-        }
-    faces = Path(plan["train_faces"]).name
-    training = "CASIA-WebFace~\\cite{casia}" if faces == "casia-webface" else f"those of the folder {tex(faces)}"
-    images = {run["parameters"]["images"] for run in results["verify"].values()}
-    funneled = " in their deep-funneled version~\\cite{deepfunneling}" if images == {"lfw-deepfunneled"} else ""
+def test_values(results: dict) -> dict[str, str]:
+    """The test data and the protocol, from the verifications themselves."""
+    if not results["verify"]:
+        return {}
+    run = next(iter(results["verify"].values()))
+    genuine = int(run["genuine"].sum())
+    faces = "Labeled Faces in the Wild~\\cite{lfw}, View 2"
+    if run["parameters"]["images"] == "lfw-deepfunneled":
+        faces += ", deep-funneled~\\cite{deepfunneling}"
+    if is_synthetic(run):
+        faces = "synthetic, drawn by facelib in LFW's format, of identities that are not in training"
     return {
-        "sentence.training_data": f"The training faces are {training}.",
-        "sentence.landmarks": "which MTCNN~\\cite{mtcnn} finds",
-        "sentence.test_data": f"The test faces are Labeled Faces in the Wild~\\cite{{lfw}}, View 2{funneled}.",
+        "test.pairs": f"{len(run['genuine']):,}",
+        "test.genuine": f"{genuine:,}",
+        "test.impostor": f"{len(run['genuine']) - genuine:,}",
+        "test.images": f"{run['metrics']['images']:,}",
+        "test.folds": str(len(np.unique(run["fold"]))),
+        "claim.test_data": f"The test faces are {faces}.",
+        "claim.flip": claim_flip(results),
     }
 
 
+def is_synthetic(run: dict) -> bool:
+    """Whether a verification's images are those that facelib draws."""
+    return run["parameters"]["images"] == "lfw-synthetic"
+
+
+def claim_flip(results: dict) -> str:
+    """Which models were given the flip-test."""
+    flipped = {"released" if name.startswith("released") else "trained": set() for name in results["verify"]}
+    for name, run in results["verify"].items():
+        flipped["released" if name.startswith("released") else "trained"].add(run["parameters"]["flip"])
+    sums = "an image's embedding and its mirror image's are added"
+    if set().union(*flipped.values()) == {True}:
+        return f"In the flip-test {sums}; every model has it."
+    if flipped.get("released") == {True}:
+        return f"The released model is given the flip-test, where {sums}, as published; the trained ones are not."
+    return "No model is given the flip-test, where " + sums + "."
+
+
 def cost_values(results: dict) -> dict[str, str]:
-    found = {}
+    if not results["flops"]:
+        return {}
     costs = results["flops"]["metrics"]
-    for role in ("heavy", "light"):
-        cost = costs[role]
-        found[f"{role}.parameters"] = f"{cost['parameters'] / 1e6:.3f}"
-        found[f"{role}.flops"] = f"{cost['flops'] / 1e9:.3f}"
-        found[f"{role}.activations"] = f"{cost['activations'] / 1e6:.2f}"
-        found[f"{role}.training_speed"] = f"{cost['training_speed']:.1f}"
-        found[f"{role}.inference_speed"] = f"{cost['inference_speed']:.1f}"
     heavy, light = costs["heavy"], costs["light"]
-    found["claim.cost"] = cost_words(costs)
-    found["machine"] = tex(results["flops"]["environment"]["machine"])
-    faster = light["inference_speed"] / heavy["inference_speed"]
-    trains = light["training_speed"] / heavy["training_speed"]
-    found["claim.published"] = claim_published(results)
-    found["claim.speed"] = (
-        f"FLOPs alone mislead: by them the light backbone should be {times(heavy['flops'] / light['flops'])};"
-        f" measured on this machine, it is {times(faster)} at inference and {times(trains)} in training."
-    )
-    return found
+    by_flops = heavy["flops"] / light["flops"]
+    inference = light["inference_speed"] / heavy["inference_speed"]
+    training = light["training_speed"] / heavy["training_speed"]
+    mislead = max(by_flops / inference, inference / by_flops) > 1.5
+    return {
+        "machine": tex(results["flops"]["environment"]["machine"]),
+        "claim.cost": cost_words(costs),
+        "claim.published": claim_published(results),
+        "claim.speed": f"{'FLOPs alone mislead' if mislead else 'FLOPs foretell the speed here'}: by them the light"
+        f" backbone should be {times(by_flops)}; measured on this machine, it is {times(inference)} at inference and"
+        f" {times(training)} in training.",
+    }
 
 
 def cost_words(costs: dict) -> str:
@@ -211,7 +218,8 @@ def claim_published(results: dict) -> str:
             sentences.append(f"{name} of {tex(backbone)}: {why}")
     if not any(results["plan"][role] in PUBLISHED_COST for role in ("heavy", "light")):
         return "It has other backbones than these."
-    return "Differences: " + "; ".join(sentences) + "." if sentences else "All numbers agree to the last digit."
+    counter = "" if any("unexplained" in sentence for sentence in sentences) else "Its numbers are what fvcore gives. "
+    return counter + ("Differences: " + "; ".join(sentences) if sentences else "All agree to the last digit") + "."
 
 
 def claim_stem(results: dict) -> str:
@@ -238,7 +246,8 @@ def join(parts: list[str]) -> str:
 def claim_unfinished(runs: list[str]) -> str:
     if not runs:
         return ""
-    return f"Preview: {len(runs)} runs are not finished and left out ({tex(', '.join(runs))})."
+    subject = "1 run is" if len(runs) == 1 else f"{len(runs)} runs are"
+    return f"Preview: {subject} not finished and left out ({tex(', '.join(runs))})."
 
 
 def trained(results: dict, light: str = "normal") -> dict[tuple[str, float], dict]:
@@ -251,7 +260,7 @@ def trained(results: dict, light: str = "normal") -> dict[tuple[str, float], dic
 def chance_bound(genuine: np.ndarray) -> float:
     """The AUC that a model without skill exceeds once in 740: 0.5 plus three standard errors (Hanley & McNeil 1982)."""
     m, n = int(genuine.sum()), int((~genuine).sum())
-    return 0.5 + 3 * math.sqrt((m + n + 1) / (12 * m * n))
+    return 0.5 + CHANCE_ERRORS * math.sqrt((m + n + 1) / (12 * m * n))
 
 
 def claim_chance(results: dict) -> str:
@@ -350,7 +359,7 @@ def claim_released(results: dict) -> str:
         return ""
     name = Path(results["plan"]["released"]).stem
     sentence = f"The released model ({tex(name)}) reaches {percent_fine(normal['metrics']['accuracy'])} accuracy"
-    published = PUBLISHED_RELEASED.get(name)
+    published = None if is_synthetic(normal) else PUBLISHED_RELEASED.get(name)
     sentence += f"; {percent_fine(published)} are published \\cite{{insightface}}." if published else "."
     if normal["metrics"]["auc"] > 0.9:
         sentence += " Neither its training data nor the test images stand in the way of a working verification."
@@ -371,15 +380,25 @@ def claim_answer(results: dict) -> str:
     if found is None or costs is None:
         return "The runs that would answer the question are not finished."
     cost = f"with {cost_words(costs['metrics'])}"
-    difference = f"{100 * abs(found['difference']):.1f} points"
-    chance = all(r["metrics"]["auc"] <= chance_bound(r["genuine"]) for r in (found["light"], found["heavy"]))
-    if chance:
+    points = f"{100 * abs(found['difference']):.1f} points"
+    light, heavy = (found[role]["metrics"]["auc"] for role in ("light", "heavy"))
+    if all(found[r]["metrics"]["auc"] <= chance_bound(found[r]["genuine"]) for r in ("light", "heavy")):
         return "Neither backbone left chance, so these runs can't answer the question."
+    if max(light, heavy) < USABLE_AUC:
+        compared = {
+            "even": "the two can't be told apart",
+            "light": f"the light backbone is {points} more accurate",
+            "heavy": f"the light backbone is {points} less accurate",
+        }[found["verdict"]]
+        return (
+            f"These runs don't decide it: trained on so little, neither backbone is a verifier to rely on (AUC"
+            f" {light:.3f} for the light and {heavy:.3f} for the heavy one at $r = {found['ratio']:g}$); {compared}."
+        )
     return {
-        "even": f"On these data, yes: {cost} the light backbone verifies as well as the heavy one, within the error of"
-        " these pairs.",
-        "light": f"On these data, yes: {cost} the light backbone is even {difference} more accurate.",
-        "heavy": f"On these data, not for free: {cost} the light backbone is {difference} less accurate.",
+        "even": f"On these data nothing speaks against it: {cost} the light backbone can't be told apart from the heavy"
+        f" one (${100 * found['difference']:+.1f} \\pm {100 * found['error']:.1f}$ points of accuracy).",
+        "light": f"On these data, yes: {cost} the light backbone is even {points} more accurate.",
+        "heavy": f"On these data, not for free: {cost} the light backbone is {points} less accurate.",
     }[found["verdict"]]
 
 
@@ -405,14 +424,17 @@ def results_table(results: dict) -> str:
     names.append(("released", "released", "--"))
     rows = []
     for name, label, ratio in names:
-        normal, low = (results["verify"].get(f"{name}-{light}") for light in ("normal", "low"))
-        if normal is None or low is None:
+        both = [results["verify"].get(f"{name}-{light}") for light in ("normal", "low")]
+        if both == [None, None]:
             continue
         cells = [label, ratio]
-        for run in (normal, low):
+        for run in both:
+            if run is None:  # in a preview
+                cells += ["--"] * 4
+                continue
             m = run["metrics"]
             accuracy = f"{100 * m['accuracy']:.2f} $\\pm$ {100 * m['accuracy_std']:.2f}" if "accuracy" in m else "--"
-            cells += [accuracy, f"{m['auc']:.3f}", f"{100 * m['eer']:.1f}", f"{100 * m['tar_at_far_1e-2']:.1f}"]
+            cells += [accuracy, f"{m['auc']:.3f}", f"{100 * m['eer']:.1f}", f"{100 * m[TAR]:.1f}"]
         rows.append(" & ".join(cells) + " \\\\")
     return "\n".join(rows) + "\n"
 
@@ -428,14 +450,21 @@ def provenance_table(results: dict) -> str:
     machines = sorted({run["environment"]["machine"] for run in runs.values()})
     packages = sorted({f"{n} {v}" for run in runs.values() for n, v in run["environment"]["packages"].items()})
     pythons = sorted({run["environment"]["python"] for run in runs.values()})
-    test = sorted({run["environment"]["data"] for key, run in runs.items() if key.startswith("verify/")})
+    verified = [run for key, run in runs.items() if key.startswith("verify/")]
+    tested = {
+        f"{run['parameters']['images']} {run['environment']['data']}, {run['parameters']['pairs']}" for run in verified
+    }
     lines = [
         f"Profile & {tex(results['plan']['profile'])}: {tex(results['plan']['description'])} \\\\",
         f"Commit & {tex(', '.join(commits))} \\\\",
         f"Machine & {tex('; '.join(machines))} \\\\",
         f"Packages & {tex(', '.join(['Python ' + p for p in pythons] + packages))} \\\\",
-        f"Test images & fingerprint {tex(', '.join(test))} \\\\",
+        f"Test images & {tex('; '.join(sorted(tested)))} \\\\",
     ]
+    if "verify/released-normal" in runs:
+        released = runs["verify/released-normal"]
+        model = f"{Path(released['parameters']['model']).name} {released['environment']['model']}"
+        lines.append(f"Released model & {tex(model)} \\\\")
     for name, run in results["train"].items():
         m, p = run["metrics"], run["parameters"]
         asked = ", ".join(
@@ -449,16 +478,24 @@ def provenance_table(results: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(results: dict, output: Path) -> None:
-    """numbers.tex, last, and the tables it announces."""
+def clear(output: Path) -> None:
+    """Delete an earlier drawing's figures in the folder: one that is not drawn again must not pass for this drawing's."""
     output.mkdir(parents=True, exist_ok=True)
+    for name in FIGURES:
+        for suffix in (".pdf", ".png"):
+            (output / name).with_suffix(suffix).unlink(missing_ok=True)
+
+
+def write(results: dict, output: Path) -> None:
+    """numbers.tex, last, and the tables it announces, into a folder."""
     (output / "table_cost.tex").write_text(cost_table(results) if results["flops"] else "")
     (output / "table_results.tex").write_text(results_table(results))
     (output / "table_provenance.tex").write_text(provenance_table(results))
     lines = ["% Written by the figures notebook from the results of the runs. Do not edit."]
     for name, condition in {
         "synthetic": results["plan"]["synthetic"],
-        "released": "released-normal" in results["verify"],
+        "released": any(name.startswith("released-") for name in results["verify"]),
+        "preview": bool(results["unfinished"]),
     }.items():
         lines.append(f"\\newif\\if{name}\\{name}{'true' if condition else 'false'}")
     lines += [f"\\setval{{{key}}}{{{value}}}" for key, value in values(results).items()]

@@ -14,6 +14,7 @@ import dataclasses
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import safetensors.torch
@@ -23,6 +24,8 @@ from tqdm import tqdm
 
 from facelib import alignment, data, losses, models, provenance
 from facelib.output import whole_folder, write_json
+
+FILES = ("weights.safetensors", "head.safetensors", "parameters.json", "metrics.json", "log.csv", "environment.json")
 
 
 @dataclass
@@ -69,6 +72,8 @@ class Config:
         for name in ("embedding_size", "scale", "epochs", "batch_size", "learning_rate", "power"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, found {getattr(self, name)}")
+        if self.ratio > 1 or not self.ratio > 0:
+            raise ValueError(f"ratio must be in (0, 1], found {self.ratio}")
         if self.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2 for batch normalisation, found {self.batch_size}")
         for name in ("weight_decay", "clip", "workers", "margin"):
@@ -97,7 +102,7 @@ def use_bf16(precision: str, device: str) -> bool:
 
 
 def train(config: Config) -> dict:
-    """Train by the config, write the run's folder, return its metrics. What was in the folder before is replaced.
+    """Train by the config, write the run's folder, return its metrics. An earlier run in the folder is replaced.
 
     Raises ValueError or OSError, naming what is wrong, before the first step where it can.
     """
@@ -105,14 +110,17 @@ def train(config: Config) -> dict:
     device = models.choose_device(config.device)
     torch.manual_seed(config.seed)
     backbone = models.create_model(config.backbone, config.embedding_size)
+    asked = (config.data, config.ratio, config.seed, config.keep_one)
+    data.IdentityFolder(*asked)  # a ratio that leaves nothing is told before faces are detected
     landmarks = alignment.find_landmarks(config.data, config.cache, device) if config.aligned else None
-    dataset = data.IdentityFolder(config.data, config.ratio, config.seed, config.keep_one, landmarks)
+    detected = config.aligned and not (Path(config.data) / alignment.OWN).exists()
+    dataset = data.IdentityFolder(*asked, landmarks)
     head_class = losses.ArcFace if config.loss == "arcface" else losses.Softmax
     arguments = {"scale": config.scale, "margin": config.margin} if config.loss == "arcface" else {}
     head = head_class(config.embedding_size, len(dataset.identities), **arguments)
 
     size = sum(p.numel() * p.element_size() for module in (backbone, head) for p in module.state_dict().values())
-    with whole_folder(config.output, reserve=size + 2**20) as folder:
+    with whole_folder(config.output, FILES, reserve=size + 2**20) as folder:
         log = fit(backbone, head, dataset, config, device)
         losses_of_last_epoch = log.loss[log.epoch == config.epochs]
         metrics = {
@@ -128,7 +136,7 @@ def train(config: Config) -> dict:
             "images_per_second": float(log.images_per_second.median()),
             "seconds": float(log.seconds.iloc[-1]),
             "bf16": use_bf16(config.precision, device),
-            "faces_not_found": 0 if landmarks is None else int((landmarks.score[dataset.images] == 0).sum()),
+            "faces_not_found": int((landmarks.score[dataset.images] == 0).sum()) if detected else None,
         }
         parameters = dataclasses.asdict(config)
         environment = provenance.environment(device) | {"data": alignment.fingerprint(config.data, dataset.images)}

@@ -5,12 +5,16 @@ One verification leaves one folder:
     scores.npz         score, genuine and fold of each pair
     metrics.json       measures() and the model's name
     parameters.json    model, folder of images, pairs, light, flip
-    environment.json   commit, package versions, machine, data fingerprint
+    environment.json   commit, package versions, machine, fingerprints of data and model
+
+    python -m facelib.verification LFW [MODEL]    # whether these can be verified, before anything is trained
 
 A pair's score is the cosine of its two embeddings, in [-1, 1]. A pair is accepted where score >= threshold. TAR is
 the share of genuine pairs accepted, FAR that of impostor pairs.
 """
 
+import hashlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +25,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from facelib import alignment, provenance
-from facelib.data import Loader, PairImages, read_pairs
-from facelib.images import lfw_images
-from facelib.models import Embedder, choose_device, load_embedder
+from facelib.data import Loader, PairImages, Pairs, images_of_pairs, read_pairs
+from facelib.images import lfw_images, list_images
+from facelib.models import SIZE, Embedder, choose_device, load_embedder
 from facelib.output import whole_folder, write_json
+
+FAR = 1e-2  # at which TAR is measured
+FILES = ("scores.npz", "metrics.json", "parameters.json", "environment.json")
 
 
 def embed_images(embedder: Embedder, dataset: PairImages, flip: bool = False, transform=None) -> Tensor:
@@ -113,7 +120,7 @@ def measures(scores: np.ndarray, genuine: np.ndarray, fold: np.ndarray) -> dict[
         "auc": float(sklearn.metrics.roc_auc_score(genuine, scores)),
         "average_precision": float(sklearn.metrics.average_precision_score(genuine, scores)),
         "eer": equal_error_rate(scores, genuine),
-        "tar_at_far_1e-2": tar_at_far(scores, genuine, 1e-2),
+        f"tar_at_far_{FAR:g}": tar_at_far(scores, genuine, FAR),
     }
     if len(np.unique(fold)) > 1:
         accuracies = fold_accuracies(scores, genuine, fold)
@@ -148,10 +155,9 @@ def verify(
         raise ValueError(f"light must be one of {', '.join(LIGHTS)}, found {light!r}")
     device = choose_device(device)
     embedder = load_embedder(model, device)
-    images = lfw_images(lfw)
-    listed = read_pairs(Path(lfw) / pairs)
+    images, listed = find_pairs(lfw, pairs)
     dataset = PairImages(images, listed, alignment.find_landmarks(images, cache, device))
-    with whole_folder(output) as folder:
+    with whole_folder(output, FILES) as folder:
         embeddings = embed_images(embedder, dataset, flip, LIGHTS[light])
         scores = pair_scores(embeddings, dataset.first, dataset.second)
         found = measures(scores, listed.genuine, listed.fold) | {"images": len(dataset)}
@@ -159,7 +165,36 @@ def verify(
         asked = {"model": str(model), "lfw": str(lfw), "images": images.name, "pairs": pairs}
         asked |= {"light": light, "flip": flip}
         write_json(folder / "parameters.json", asked)
-        fingerprint = alignment.fingerprint(images, dataset.images)
-        write_json(folder / "environment.json", provenance.environment(device) | {"data": fingerprint})
+        fingerprints = {"data": alignment.fingerprint(images, dataset.images), "model": model_fingerprint(model)}
+        write_json(folder / "environment.json", provenance.environment(device) | fingerprints)
         write_json(folder / "metrics.json", found)
     return found
+
+
+def find_pairs(lfw: str | Path, pairs: str = "pairs.txt") -> tuple[Path, Pairs]:
+    """The folder of images in an LFW folder, and its pairs, without opening an image.
+
+    Raises ValueError or FileNotFoundError, naming what is wrong or missing.
+    """
+    images, listed = lfw_images(lfw), read_pairs(Path(lfw) / pairs)
+    images_of_pairs(images, listed, list_images(images))
+    return images, listed
+
+
+def model_fingerprint(model: str | Path) -> str:
+    """12 hex digits of SHA-256 of the model's file, or of the weights in a run's folder."""
+    file = Path(model) / "weights.safetensors" if Path(model).is_dir() else Path(model)
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()[:12]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        sys.exit(__doc__)
+    try:
+        images, listed = find_pairs(sys.argv[1])
+        for model in sys.argv[2:]:
+            load_embedder(model).embed(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8))
+    except (OSError, ValueError) as error:
+        sys.exit(f"\n{error}")
+    print(" and ".join([f"{images}: {len(listed)} pairs", *(f"{model}: an embedder" for model in sys.argv[2:])]))

@@ -347,3 +347,25 @@ def test_aligned_synthetic_faces_agree_on_where_their_eyes_are(tmp_path):
     mean = cv2.GaussianBlur(np.mean(crops, axis=0).mean(axis=2), (5, 5), 1)
     for x, y in TEMPLATE[:2].round().astype(int):
         assert mean[y, x] < 0.75 * mean[y + 16, x]
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        (["a/1.png", "a/1.png", "a/2.png"], "more than one row for 1 of 2 images, a/1.png"),
+        (["a/1.png"], "no row for 1 of 2 images, a/2.png"),
+    ],
+)
+def test_landmarks_that_came_with_other_images_are_refused_by_name(tmp_path, rows, message):
+    folder = write(tmp_path / "faces", a__1=1, a__2=2)
+    lines = [",".join([row, *["50"] * 10, "1"]) for row in rows]
+    (folder / "landmarks.csv").write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
+    with pytest.raises(ValueError, match=f"landmarks.csv: {message}"):
+        find_landmarks(folder, tmp_path / "cache")
+
+
+def test_landmarks_that_are_no_numbers_are_refused_by_name(tmp_path):
+    folder = write(tmp_path / "faces", a__1=1)
+    (folder / "landmarks.csv").write_text(",".join(COLUMNS) + "\na/1.png" + ",here" * 11 + "\n")
+    with pytest.raises(ValueError, match="landmarks.csv: not a landmarks file"):
+        find_landmarks(folder, tmp_path / "cache")

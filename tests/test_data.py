@@ -164,6 +164,18 @@ def test_windows_line_ends_spaces_and_a_blank_last_line_do_no_harm(tmp_path):
     assert read_pairs(tmp_path / "pairs.txt").second[2] == "Bob/Bob_0012"
 
 
+def test_a_byte_order_mark_and_names_with_spaces_do_no_harm(tmp_path):
+    (tmp_path / "pairs.txt").write_text("\ufeff1\nAnn Lee\t1\t4\nAnn Lee\t1\tBob\t12\n")
+    pairs = read_pairs(tmp_path / "pairs.txt")
+    assert pairs.first == ["Ann Lee/Ann Lee_0001"] * 2 and pairs.second == ["Ann Lee/Ann Lee_0004", "Bob/Bob_0012"]
+
+
+def test_a_pairs_file_in_another_encoding_is_refused_by_name(tmp_path):
+    (tmp_path / "bad.txt").write_bytes("1\nJosé\t1\t4\nJosé\t1\tBob\t12\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="bad.txt: not a text in UTF-8"):
+        read_pairs(tmp_path / "bad.txt")
+
+
 MALFORMED = {
     "empty": ("", "first line"),
     "no header": ("Ann\t1\t4\nAnn\t1\tBob\t12\n", "first line"),
@@ -172,12 +184,12 @@ MALFORMED = {
     "negative numbers announced": ("-1\t-1\nAnn\t1\t4\nAnn\t1\tBob\t12\n", "first line"),
     "a line short": (VIEW_2.rsplit("Eve", 1)[0], "2 folds of 2.* 7 lines"),
     "a line too many": (VIEW_2 + "Ann\t1\t2\n", "2 folds of 2.* 9 lines"),
-    "impostor where genuine is due": ("1\nAnn\t1\tBob\t4\nAnn\t1\tBob\t12\n", "pair 1: .*name i j.*Ann 1 Bob 4"),
-    "genuine where impostor is due": ("1\nAnn\t1\t4\nAnn\t1\t12\n", "pair 2: .*name i name j.*Ann 1 12"),
-    "a word too many": ("1\nAnn\t1\t4\t5\nAnn\t1\tBob\t12\n", "pair 1: .*Ann 1 4 5"),
-    "a word too many in an impostor pair": ("1\nAnn\t1\t4\nAnn\t1\tBob\t12\t3\n", "pair 2: .*Ann 1 Bob 12 3"),
-    "one word": ("1\nAnn\nAnn\t1\tBob\t12\n", "pair 1: .*Ann"),
-    "a number that is none": ("1\nAnn\t1\tx\nAnn\t1\tBob\t12\n", "pair 1: .*Ann 1 x"),
+    "impostor where genuine is due": ("1\nAnn\t1\tBob\t4\nAnn\t1\tBob\t12\n", "line 2: .*name i j.*Ann 1 Bob 4"),
+    "genuine where impostor is due": ("1\nAnn\t1\t4\nAnn\t1\t12\n", "line 3: .*name i name j.*Ann 1 12"),
+    "a word too many": ("1\nAnn\t1\t4\t5\nAnn\t1\tBob\t12\n", "line 2: .*Ann 1 4 5"),
+    "a word too many in an impostor pair": ("1\nAnn\t1\t4\nAnn\t1\tBob\t12\t3\n", "line 3: .*Ann 1 Bob 12 3"),
+    "one word": ("1\nAnn\nAnn\t1\tBob\t12\n", "line 2: .*Ann"),
+    "a number that is none": ("1\nAnn\t1\tx\nAnn\t1\tBob\t12\n", "line 2: .*Ann 1 x"),
 }
 
 

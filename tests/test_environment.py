@@ -1,13 +1,14 @@
 """One list of dependencies, pyproject.toml's: the lock, environment.yml and what is installed agree with it."""
 
+import ast
 import re
+import sys
 import tomllib
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 
-from facelib import ROOT
+from facelib import ROOT, profiles
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
@@ -43,23 +44,25 @@ def test_what_is_installed_is_what_is_locked(dependency):
     assert metadata.version(name_of(dependency)) in versions
 
 
-def test_all_that_facelib_imports_is_a_dependency():
-    modules = {
-        "torch",
-        "torchvision",
-        "timm",
-        "fvcore",
-        "facenet_pytorch",
-        "cv2",
-        "onnx",
-        "onnxruntime",
-        "safetensors",
-        "numpy",
-    }
-    modules |= {"pandas", "PIL", "sklearn", "matplotlib", "seaborn", "tqdm", "papermill", "nbformat"}
-    imported = set()
-    for file in Path(ROOT / "facelib").glob("*.py"):
-        imported |= set(re.findall(r"^\s*(?:from|import) (\w+)", file.read_text(), flags=re.MULTILINE))
-    import sys
+def imports(code: str) -> set[str]:
+    """Top-level modules that the code imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(re.sub("^%.*", "", code, flags=re.MULTILINE))):  # a notebook's magics are no Python
+        if isinstance(node, ast.Import):
+            found |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.split(".")[0])
+    return found
 
-    assert imported - set(sys.stdlib_module_names) - {"facelib"} <= modules
+
+def test_all_that_is_imported_is_a_dependency():
+    code = [file.read_text() for folder in ("facelib", "tests") for file in (ROOT / folder).glob("*.py")]
+    code += [profiles.code_of(file) for file in (ROOT / "notebooks").glob("*.ipynb")]
+    imported = set().union(*map(imports, code)) - set(sys.stdlib_module_names) - {"facelib"}
+    assert {"torch", "onnx", "seaborn"} <= imported
+    distributions = metadata.packages_distributions()
+    declared = {name_of(dependency).lower() for dependency in PROJECT["dependencies"]}
+    for module in imported:
+        assert declared & {name.lower().replace("_", "-") for name in distributions[module]}, (
+            f"{module} is not declared"
+        )

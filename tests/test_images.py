@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facelib.images import ImageError, list_images, read_image
+from facelib.images import ImageError, lfw_images, list_images, read_image
 
 RED, BLUE = (200, 30, 10), (10, 60, 220)
 
@@ -165,6 +165,29 @@ def test_images_are_listed_one_level_down_sorted_and_by_suffix(tmp_path):
     touch(tmp_path, "b/2.JPG", "b/10.png", "a/1.jpeg")
     touch(tmp_path, "a/notes.txt", "a/deep/3.jpg", "top.jpg", "landmarks.csv", "c/x.csv")
     assert list_images(tmp_path) == ["a/1.jpeg", "b/10.png", "b/2.JPG"]
+
+
+def test_what_programs_leave_among_images_is_passed_over(tmp_path):
+    touch(tmp_path, "a/1.jpg", "a/._1.jpg", ".ipynb_checkpoints/1.jpg", "__MACOSX/1.jpg", "a/album.jpg/2.jpg")
+    assert list_images(tmp_path) == ["a/1.jpg"]
+
+
+def test_an_image_of_floats_is_refused_because_its_range_is_unknown(tmp_path):
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "a.tiff")
+    with pytest.raises(ImageError, match="a.tiff.*floats"):
+        read_image(tmp_path / "a.tiff")
+
+
+@pytest.mark.parametrize("place", ["lfw-deepfunneled", "lfw_funneled", "lfw", "lfw-deepfunneled/lfw-deepfunneled", "."])
+def test_lfw_images_are_found_where_its_archives_put_them(tmp_path, place):
+    touch(tmp_path, "pairs.txt", f"{place}/Ann/Ann_0001.jpg")
+    assert lfw_images(tmp_path) == tmp_path / place
+
+
+def test_an_lfw_folder_without_images_is_refused_by_name(tmp_path):
+    touch(tmp_path, "pairs.txt", "lfw-deepfunneled/readme.txt", "images/a.jpg.zip")
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path.name}: no LFW images.*lfw-deepfunneled"):
+        lfw_images(tmp_path)
 
 
 def test_a_missing_folder_is_refused_with_what_lies_beside_it(tmp_path):

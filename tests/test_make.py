@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -116,6 +117,69 @@ def test_changing_one_runs_parameter_reruns_that_run_and_what_needs_it(report):
     assert set(todo) == {"train/iresnet18_025-r1", *verified, "figures"}
 
 
+def test_a_changed_list_of_runs_redraws_the_report(report):
+    profiles, plan = (report[0] / name for name in ("notebooks/profiles.toml", "build/tiny/plan.json"))
+    text, before = profiles.read_text(), plan.stat()
+    profiles.write_text(text.replace("a test of make", "another description"))
+    todo = planned(report)
+    profiles.write_text(text)
+    planned(report)
+    os.utime(plan, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert set(runs_in(todo)) == {"figures"}
+
+
+def test_saving_a_notebook_reruns_nothing_unless_its_code_changed(report):
+    notebook = report[0] / "notebooks" / "train.ipynb"
+    text = notebook.read_text()
+    code = report[0] / "build" / "tiny" / "code" / "train.py"
+    before = code.stat()
+    notebook.write_text(
+        text.replace('"outputs": []', '"outputs": [], "collapsed": true').replace("# Train", "# To train")
+    )
+    saved = runs_in(planned(report))
+    notebook.write_text(text.replace("metrics = train.train(config)", "metrics = train.train(config)  # changed"))
+    changed = runs_in(planned(report))
+    notebook.write_text(text)
+    planned(report)
+    os.utime(code, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert saved == []
+    assert {"train/iresnet18_025-r1", "train/mobilenetv3_small_050-r1", "figures"} <= set(changed)
+
+
+def test_an_image_more_among_the_training_faces_trains_again(report):
+    checkout, words = report
+    faces = next(word for word in words if word.startswith("DATA=")).removeprefix("DATA=") + "/faces"
+    listing = checkout / "build" / "tiny" / "parameters" / "train_faces.json"
+    before = listing.stat()
+    image = Path(faces) / list_images(faces)[0]
+    more = image.with_name("more.jpg")
+    shutil.copy(image, more)
+    todo = runs_in(planned(report))
+    more.unlink()
+    planned(report)
+    os.utime(listing, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert {"train/iresnet18_025-r1", "train/mobilenetv3_small_050-r1"} <= set(todo) and "flops" not in todo
+
+
+def test_a_preview_typesets_what_is_finished_and_names_the_rest(report):
+    checkout, words = report
+    preview = ["preview", *words[1:]]
+    build = checkout / "build" / "tiny"
+    aside = checkout / "build" / "aside"
+    for gone in (["verify/iresnet18_025-r1-low", "train/mobilenetv3_small_050-r1"], ["verify", "train", "flops"]):
+        for number, name in enumerate(gone):
+            aside.mkdir(exist_ok=True)
+            (build / name).rename(aside / str(number))
+        make(checkout, *preview)
+        numbers = (checkout / "figures" / "numbers.tex").read_text()
+        for number, name in enumerate(gone):
+            (aside / str(number)).rename(build / name)
+        assert re.search(r"Preview: \d+ runs? (is|are) not finished", numbers)
+        assert (checkout / "report" / "report.pdf").read_bytes().startswith(b"%PDF")
+    make(checkout, *words)
+    assert "Preview" not in (checkout / "figures" / "numbers.tex").read_text()
+
+
 def test_a_changed_profile_reruns_only_what_changed(report):
     profiles = report[0] / "notebooks" / "profiles.toml"
     text = profiles.read_text()
@@ -160,6 +224,19 @@ def test_a_corrupt_image_stops_make_before_any_training_and_is_named(report, tmp
     culprit.write_bytes(culprit.read_bytes()[:2000])
     done = make(checkout, "report", "PROFILE=tiny", f"DATA={tmp_path}", check=False)
     assert done.returncode and str(culprit) in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_is_wrong_with_the_test_data_stops_make_before_any_training(report, tmp_path):
+    checkout, _ = report
+    synthetic.make_identity_folder(tmp_path / "faces", identities=3, images_per_identity=4, seed=5)
+    synthetic.make_lfw(tmp_path / "lfw", identities=8, images_per_identity=2, pairs_per_fold=2, folds=2, seed=5)
+    with (tmp_path / "lfw" / "pairs.txt").open("r+") as pairs:
+        text = pairs.read().replace("Synthetic_", "Synthetik_", 1)
+        pairs.seek(0)
+        pairs.write(text)
+    done = make(checkout, "report", "PROFILE=tiny", f"DATA={tmp_path}", check=False)
+    assert done.returncode and "images that the pairs file names are missing: Synthetik_" in done.stderr
+    assert "Traceback" not in done.stderr and not runs_in(done.stdout)
 
 
 @pytest.mark.parametrize(

@@ -174,8 +174,9 @@ def test_a_backbone_maps_faces_to_the_asked_size_and_is_trained_throughout(name)
 
 
 @pytest.mark.parametrize(
-    "wrong, meant", [("iresnet5O", "iresnet50"), ("efficientnet-b3", "efficientnet_b3"), ("IResnet18", "iresnet18")]
-)
+    "wrong, meant", [("iresnet5O", "iresnet50"), ("efficientnet-b3", "efficientnet_b3"), ("IResnet18", "iresnet18"),
+     ("efficientnet_b3.ra2_in1", "efficientnet_b3.ra2_in1k")]
+)  # fmt: skip
 def test_an_unknown_backbone_is_refused_with_near_matches(wrong, meant):
     with pytest.raises(ValueError, match=f"{wrong}.*{meant}"):
         create_model(wrong)
@@ -193,6 +194,11 @@ WRAPS = {
     "plain": lambda state: state,
     "under state_dict": lambda state: {"state_dict": state, "epoch": 20},
     "from DistributedDataParallel": lambda state: {f"module.{key}": value for key, value in state.items()},
+    "from arcface_torch's trainer": lambda state: {
+        "epoch": 20,
+        "state_dict_backbone": state,
+        "state_dict_softmax_fc": {},
+    },
     "both": lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
 }
 
@@ -360,6 +366,8 @@ INSIDE = {
     "Sub and Mul": [("Sub", 127.5), ("Mul", 1 / 128)],  # insightface's models that came from MXNet
     "Div": [("Div", 255)],
     "Mul and Add": [("Mul", 1 / 127.5), ("Add", -1)],
+    "Sub and Div of a share": [("Sub", 0.5), ("Div", 0.5)],  # torchvision's ToTensor divided by 255 before
+    "Mul and Sub of a share": [("Mul", 2), ("Sub", 1)],
 }
 
 
@@ -386,13 +394,15 @@ def save_onnx(file: Path, batch="N", inside="nothing", shape=(3, 112, 112), list
 
 
 def products(crops: torch.Tensor, inside: str) -> np.ndarray:
-    """What that model should make of the crops: it gets [-1, 1] if it does not normalise, else 0 to 255."""
+    """What that model should make of the crops, whatever range of pixel values its first steps ask for."""
     x = crops.numpy().astype(np.float64)
     x = {
         "nothing": (x - 127.5) / 127.5,
         "Sub and Mul": (x - 127.5) / 128,
         "Div": x / 255,
         "Mul and Add": x / 127.5 - 1,
+        "Sub and Div of a share": (x / 255 - 0.5) / 0.5,
+        "Mul and Sub of a share": 2 * (x / 255) - 1,
     }[inside]
     return np.einsum("nchw,dchw->nd", x, FILTER.astype(np.float64))
 
@@ -412,6 +422,24 @@ def test_an_onnx_model_of_fixed_batch_size_embeds_any_number(tmp_path, crops, ba
     embedder = load_embedder(save_onnx(tmp_path / "model.onnx", batch=batch, inside=inside))
     for count in (1, 2, 3):
         assert embedder.embed(crops[:count]).numpy() == pytest.approx(products(crops[:count], inside), abs=1e-3)
+
+
+def test_an_onnx_model_of_half_precision_and_open_size_embeds_too(tmp_path, crops):
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["data"], ["mean"]),  # (N, 3, 1, 1)
+        helper.make_node("Identity", ["mean"], ["embedding"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "model",
+        [helper.make_tensor_value_info("data", TensorProto.FLOAT16, ["N", 3, "height", "width"])],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT16, ["N", 3, 1, 1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
+    onnx.save(model, tmp_path / "half.onnx")
+    embeddings = load_embedder(tmp_path / "half.onnx").embed(crops)
+    assert embeddings.dtype == torch.float32
+    assert embeddings.numpy() == pytest.approx(crops.float().mean((2, 3)).numpy() / 127.5 - 1, abs=2e-3)
 
 
 @pytest.mark.parametrize("shape", [(3, 224, 224), (112, 112, 3), (1, 112, 112)])

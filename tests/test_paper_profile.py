@@ -1,14 +1,23 @@
 """The paper profile's own code path, end to end, on a stand-in for its data that is as small as its ratios allow.
 
-Backbones, recipe, ratios and epochs are the profile's: only the images are few, and synthetic.
+Backbones, recipe, ratios and epochs are the profile's: only the images are few, and synthetic. The heavy backbone's
+two largest ratios are left out, for they would take minutes and run the same lines again.
 """
+
+import json
+import shutil
+import subprocess
 
 import torch
 
 from facelib import ROOT, flops, profiles, report, synthetic
 from facelib.models import create_model
+from facelib.notebook import run_notebook
 from facelib.train import Config, train
 from facelib.verification import verify
+
+
+LEFT_OUT = ("iresnet50-r0.5", "iresnet50-r1")
 
 
 def test_every_run_of_the_paper_profile_ends_in_the_report(tmp_path):
@@ -23,20 +32,30 @@ def test_every_run_of_the_paper_profile_ends_in_the_report(tmp_path):
     paper = profiles.read_profiles(ROOT / "notebooks" / "profiles.toml")["paper"]
     plan = profiles.plan("paper", paper, data)
     steps = {"flops": flops.measure, "train": lambda **given: train(Config(**given)), "verify": verify}
-    for run in plan["runs"].values():
+    for name, run in plan["runs"].items():
         run["parameters"]["output"] = str(tmp_path / run["parameters"]["output"])
         if run["notebook"] == "verify" and "build/" in run["parameters"]["model"]:
             run["parameters"]["model"] = str(tmp_path / run["parameters"]["model"])
-        steps[run["notebook"]](**run["parameters"])
+        if not any(left_out in name for left_out in LEFT_OUT):
+            steps[run["notebook"]](**run["parameters"])
 
-    (tmp_path / "plan.json").write_text(profiles.json.dumps(plan))
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
     results = report.load_results(tmp_path)
-    assert not results["unfinished"]
-    assert len(results["train"]) == 8 and len(results["verify"]) == 18
+    assert len(results["unfinished"]) == len(LEFT_OUT) * 3  # trained, verified in two lights
+    assert len(results["train"]) == 6 and len(results["verify"]) == 14
     images = {run["metrics"]["ratio"]: run["metrics"]["images"] for run in results["train"].values()}
     assert images == {0.1: 2, 0.25: 4, 0.5: 10, 1.0: 20}
     assert all(run["metrics"]["epochs"] == 12 for run in results["train"].values())
-    report.write(results, tmp_path / "figures")
+
+    drawn = {"results": str(tmp_path), "output": str(tmp_path / "figures")}
+    run_notebook(ROOT / "notebooks" / "figures.ipynb", tmp_path / "figures.ipynb", drawn)
     numbers = (tmp_path / "figures" / "numbers.tex").read_text()
     assert r"\releasedtrue" in numbers and r"\syntheticfalse" in numbers
     assert "CASIA-WebFace" in numbers
+    shutil.copytree(ROOT / "report", tmp_path / "report", ignore=shutil.ignore_patterns("*.pdf"))
+    latexmk = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
+    command = latexmk if shutil.which("latexmk") else ["tectonic", "--keep-logs", "report.tex"]
+    done = subprocess.run(command, cwd=tmp_path / "report", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    log = (tmp_path / "report" / "report.log").read_text(errors="replace")
+    assert "undefined" not in log.lower()

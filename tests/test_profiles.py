@@ -1,12 +1,14 @@
 """Which profile is taken, what it computes, and what is said when data are missing."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from facelib import ROOT, profiles
-from facelib.notebook import check_parameters
+from facelib.notebook import check_parameters, declared_parameters
+from facelib.train import Config
 
 PROFILES = profiles.read_profiles(ROOT / "notebooks" / "profiles.toml")
 
@@ -41,8 +43,18 @@ def test_the_paper_profile_is_the_published_setting_with_arcfaces_recipe():
     paper = PROFILES["paper"]
     assert (paper["heavy"], paper["light"], paper["ratios"]) == ("iresnet50", "efficientnet_b3", [0.1, 0.25, 0.5, 1.0])
     recipe = {"epochs": 12, "batch_size": 128, "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9}
-    recipe |= {"weight_decay": 5e-4, "power": 2.0, "scale": 64.0, "margin": 0.5}
+    recipe |= {"weight_decay": 5e-4, "power": 2.0, "scale": 64.0, "margin": 0.5, "warmup": 0.0}
     assert recipe.items() <= paper["train"].items()
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_leaves_no_part_of_its_recipe_to_the_notebooks_defaults(name):
+    # The notebook's are for a look at synthetic faces; facelib.train's own are ArcFace's.
+    declared = declared_parameters(ROOT / "notebooks" / "train.ipynb")
+    of_a_run = ("data", "output", "backbone", "ratio")
+    for field in dataclasses.fields(Config):
+        if field.name not in (*of_a_run, *PROFILES[name]["train"]):
+            assert declared[field.name][1] == field.default, f"[{name}.train] should say {field.name}"
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -70,6 +82,46 @@ def test_of_several_released_models_the_one_shown_is_named_and_the_others_too(tm
     plan = profiles.plan("small", PROFILES["small"], tmp_path)
     assert plan["released"] == f"{tmp_path}/weights/a.pth"
     assert plan["left_out"] == ["Of the released models a.pth is shown, the first by name; not b.onnx."]
+
+
+def test_the_detectors_that_come_with_a_released_model_are_passed_over(tmp_path):
+    put(tmp_path, *(f"weights/{name}.onnx" for name in ("1k3d68", "2d106det", "det_10g", "genderage", "w600k_r50")))
+    plan = profiles.plan("small", PROFILES["small"], tmp_path)
+    assert plan["released"] == f"{tmp_path}/weights/w600k_r50.onnx" and not plan["left_out"]
+
+
+def test_a_model_with_a_space_in_its_name_is_refused_because_make_cannot_name_it(tmp_path):
+    with pytest.raises(ValueError, match="my model.onnx.*spaces"):
+        profiles.plan("small", PROFILES["small"], put(tmp_path, "weights/my model.onnx"))
+
+
+@pytest.mark.parametrize(
+    "says, gpu", [("echo GPU 0: H100", True), ("echo no devices were found; exit 6", False), ("exit 9", False)]
+)
+def test_a_gpu_is_there_if_its_driver_lists_one(tmp_path, monkeypatch, says, gpu):
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{says}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert profiles.has_gpu() is gpu
+
+
+def test_a_listing_changes_with_the_names_of_the_files_alone(tmp_path):
+    put(tmp_path, "a/1.jpg", "b/1.jpg")
+    before = profiles.listing(tmp_path)
+    put(tmp_path, "a/1.jpg", ".DS_Store", "a/.thumbnails/1.jpg")
+    assert profiles.listing(tmp_path) == before
+    assert profiles.listing(put(tmp_path, "a/2.jpg")) != before
+
+
+def test_prose_and_outputs_are_no_part_of_a_notebooks_code(tmp_path):
+    def code(cells):
+        (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
+        return profiles.code_of(tmp_path / "a.ipynb")
+
+    cell = {"cell_type": "code", "source": ["x = 1\n", "x"], "outputs": []}
+    prose = {"cell_type": "markdown", "source": ["# Title"]}
+    assert code([cell]) == code([prose, cell | {"outputs": [1]}]) == "x = 1\nx\n"
+    assert code([cell | {"source": "x = 2"}]) == "x = 2\n"
 
 
 def test_an_unknown_profile_and_missing_data_are_refused_by_name(tmp_path, monkeypatch):

@@ -1,11 +1,14 @@
 """The report's claims follow the numbers: change the numbers and the sentence changes."""
 
+import dataclasses
+import json
 import re
 
 import numpy as np
 import pytest
 
 from facelib import report
+from facelib.train import Config
 
 FOLD = np.repeat(np.arange(10), 60)
 GENUINE = np.tile(np.arange(60) < 30, 10)
@@ -17,7 +20,7 @@ def run(separation: float, seed: int = 0) -> dict:
 
     score = np.random.default_rng(seed).normal(size=600) + separation * GENUINE
     metrics = measures(score, GENUINE, FOLD) | {"images": 900}
-    parameters = {"images": "lfw-deepfunneled"}
+    parameters = {"images": "lfw-deepfunneled", "pairs": "pairs.txt", "flip": False}
     return {"score": score, "genuine": GENUINE, "fold": FOLD, "metrics": metrics, "parameters": parameters}
 
 
@@ -56,7 +59,9 @@ def cost(backbone, parameters, flops):
     [
         (3.0, 1.0, "even .* more accurate"),
         (1.0, 3.0, "not for free"),
-        (2.0, 2.0, "as well as"),
+        (2.0, 2.0, "can't be told apart from the heavy one"),
+        (0.6, 0.6, "neither backbone is a verifier to rely on .*; the two can't be told apart"),
+        (1.2, 0.6, "neither backbone is a verifier to rely on .*; the light backbone is .* more accurate"),
         (0.0, 0.0, "can't answer"),
     ],
 )
@@ -118,24 +123,82 @@ def test_the_published_figure_is_contradicted_by_the_published_count_only_if_our
     assert report.claim_stem(found) == ""
 
 
-def test_data_are_named_by_their_folders():
+def test_test_faces_are_named_by_their_folder():
     found = results(1.0, 1.0)
-    sentences = report.data_sentences(found)
-    assert "folder celeb" in sentences["sentence.training_data"]
-    assert "deep-funneled" in sentences["sentence.test_data"]
-    found["plan"]["train_faces"] = "data/casia-webface"
-    for verified in found["verify"].values():
-        verified["parameters"]["images"] = "lfw"
-    sentences = report.data_sentences(found)
-    assert "CASIA-WebFace" in sentences["sentence.training_data"]
-    assert "funneled" not in sentences["sentence.test_data"]
+    assert "deep-funneled" in report.test_values(found)["claim.test_data"]
+    for run in found["verify"].values():
+        run["parameters"]["images"] = "lfw"
+    claim = report.test_values(found)["claim.test_data"]
+    assert "Labeled Faces" in claim and "funneled" not in claim
+    for run in found["verify"].values():
+        run["parameters"]["images"] = "lfw-synthetic"
+    assert "synthetic" in report.test_values(found)["claim.test_data"]
+
+
+def trained_on(folder: str, faces_not_found: int | None) -> dict:
+    metrics = {"ratio": 0.5, "images": 1234, "identities": 56, "dropped_identities": 7, "bf16": False}
+    parameters = dataclasses.asdict(Config(data=folder, output=""))
+    return {"metrics": metrics | {"faces_not_found": faces_not_found}, "parameters": parameters}
+
+
+def test_training_faces_are_named_by_their_folder_and_landmarks_by_where_they_are_from():
+    found = results(1.0, 1.0) | {"train": {"a": trained_on("data/celeb", 3)}}
+    values = report.train_values(found)
+    assert "the folder celeb" in values["claim.training_data"]
+    assert "MTCNN" in values["claim.landmarks"] and "all but 3 images" in values["claim.landmarks"]
+    assert values["train.sizes"] == "1,234 images of 56 identities at $r = 0.5$"
+    assert "7 at $r = 0.5$" in values["claim.dropped"]
+    found["train"]["a"] = trained_on("data/casia-webface", None)
+    values = report.train_values(found)
+    assert "CASIA-WebFace" in values["claim.training_data"] and "came with" in values["claim.landmarks"]
+
+
+def test_the_flip_test_is_told_of_the_models_that_have_it():
+    found = results(1.0, 1.0, released=3.0)
+    assert "No model is given the flip-test" in report.claim_flip(found)
+    found["verify"]["released-normal"]["parameters"]["flip"] = True
+    assert "released model is given the flip-test" in report.claim_flip(found)
+    for run in found["verify"].values():
+        run["parameters"]["flip"] = True
+    assert "every model has it" in report.claim_flip(found)
+
+
+def test_flops_mislead_only_where_the_measured_speed_says_so():
+    found = results(1.0, 1.0)
+    assert "FLOPs alone mislead" in report.cost_values(found)["claim.speed"]
+    found["flops"]["metrics"]["light"]["inference_speed"] = 8.0 * 23
+    assert "FLOPs foretell the speed here" in report.cost_values(found)["claim.speed"]
+
+
+def test_a_published_accuracy_on_lfw_does_not_stand_beside_one_on_synthetic_faces():
+    found = results(2.0, 2.0, released=6.0)
+    found["verify"]["released-normal"]["parameters"]["images"] = "lfw-synthetic"
+    assert "99.50" not in report.claim_released(found)
 
 
 def test_unfinished_runs_are_named():
     assert report.claim_unfinished([]) == ""
-    assert "1 runs are not finished" in report.claim_unfinished(["train/x"]) and "train/x" in report.claim_unfinished(
-        ["train/x"]
-    )
+    assert "1 run is not finished and left out (train/x)" in report.claim_unfinished(["train/x"])
+    assert "2 runs are not finished" in report.claim_unfinished(["train/x", "train/y"])
+
+
+def test_a_run_made_with_other_parameters_counts_as_unfinished(tmp_path):
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text("{}")
+    (folder / "parameters.json").write_text(json.dumps({"epochs": 8, "seed": 0}))
+    (folder / "log.csv").write_text("step,loss\n1,2.0\n")
+    for epochs, unfinished in ((8, []), (12, ["train/a"])):
+        parameters = {"output": str(folder), "epochs": epochs}
+        plan = {"runs": {"train/a": {"notebook": "train", "parameters": parameters}}}
+        (tmp_path / "plan.json").write_text(json.dumps(plan))
+        assert report.load_results(tmp_path)["unfinished"] == unfinished
+
+
+def test_before_any_run_is_finished_every_claim_is_still_a_sentence_or_empty():
+    found = results(1.0, 1.0) | {"verify": {}, "flops": None}
+    values = report.values(found)
+    assert "not finished" in values["claim.answer"] and values["claim.ratio"] == ""
 
 
 def test_latex_specials_are_escaped():

@@ -9,9 +9,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from facelib import synthetic
+from facelib import alignment, synthetic
 from facelib.models import load_embedder
-from facelib.output import whole_folder
 from facelib.train import Config, learning_rate, train
 
 
@@ -109,31 +108,29 @@ def test_a_missing_data_folder_is_named_with_what_is_beside_it(faces, tmp_path):
         train(config(faces.with_name("facess"), tmp_path / "run"))
 
 
+def test_a_ratio_that_leaves_nothing_is_told_before_faces_are_detected(faces, tmp_path, monkeypatch):
+    def detect(*_):
+        raise AssertionError("detection takes minutes")
+
+    monkeypatch.setattr(alignment, "find_landmarks", detect)
+    with pytest.raises(ValueError, match="ratio 0.1 leaves 0 of 4 identities"):
+        train(config(faces, tmp_path / "run", ratio=0.1))
+
+
+def test_faces_not_found_are_counted_only_where_they_were_detected(faces, tmp_path):
+    assert train(config(faces, tmp_path / "run", epochs=1))["faces_not_found"] is None  # landmarks came with them
+
+
+def test_a_folder_that_is_not_an_earlier_run_is_not_replaced(faces, tmp_path):
+    with pytest.raises(FileExistsError, match="faces: will not be replaced.*Synthetic_"):
+        train(config(faces, faces))
+    assert list(faces.glob("*/*.jpg"))
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_tells_the_step(faces, tmp_path):
     with pytest.raises(FloatingPointError, match="step 2 of 6, learning rate"):
         train(config(faces, tmp_path / "run", learning_rate=1e30, clip=0.0))
     assert not (tmp_path / "run").exists()
-
-
-def test_a_result_folder_appears_whole_or_not_at_all(tmp_path):
-    with pytest.raises(KeyError):
-        with whole_folder(tmp_path / "run") as folder:
-            (folder / "half").write_text("half")
-            raise KeyError
-    assert not (tmp_path / "run").exists()
-    with whole_folder(tmp_path / "run") as folder:
-        assert not (folder / "half").exists()
-        (folder / "new").write_text("new")
-    assert [file.name for file in (tmp_path / "run").iterdir()] == ["new"]
-
-
-def test_a_failing_rerun_keeps_the_earlier_result(tmp_path):
-    with whole_folder(tmp_path / "run") as folder:
-        (folder / "result").write_text("old")
-    with pytest.raises(KeyError):
-        with whole_folder(tmp_path / "run"):
-            raise KeyError
-    assert (tmp_path / "run" / "result").read_text() == "old"
 
 
 def test_a_full_disk_is_told_before_training(faces, tmp_path):

@@ -1,5 +1,7 @@
 """Verification measures against scikit-learn, closed forms, counts by hand and brute force."""
 
+import hashlib
+import json
 import math
 
 import numpy as np
@@ -9,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import norm
 
-from facelib.models import Embedder
+from facelib import alignment, synthetic
+from facelib.models import Embedder, create_model
 from facelib.verification import (
     best_threshold,
     embed_images,
@@ -21,9 +24,10 @@ from facelib.verification import (
     precision_recall,
     roc,
     tar_at_far,
+    verify,
 )
 
-TAR = "tar_at_far_1e-2"
+TAR = "tar_at_far_0.01"
 TWO_FOLDS = np.array([0, 0, 1, 1])
 
 
@@ -254,3 +258,28 @@ def test_low_light_is_twice_the_root_rounded_down_for_all_256_values():
     assert dimmed.dtype == torch.uint8
     assert dimmed.tolist() == [math.isqrt(4 * x) for x in range(256)]
     assert dimmed.max() == 31
+
+
+def test_pairs_of_missing_images_are_told_before_faces_are_detected(tmp_path, monkeypatch):
+    synthetic.make_lfw(tmp_path / "lfw", identities=8, images_per_identity=2, pairs_per_fold=2, folds=2)
+    gone = sorted((tmp_path / "lfw" / "lfw-synthetic").glob("*/*_0002.jpg"))
+    for file in gone:
+        file.unlink()
+    torch.save(create_model("iresnet18_025", 8).state_dict(), tmp_path / "model.pth")
+    monkeypatch.setattr(alignment, "find_landmarks", lambda *_: pytest.fail("detection takes minutes"))
+    with pytest.raises(FileNotFoundError, match="lfw-synthetic: .* images that the pairs file names are missing: "):
+        verify(str(tmp_path / "model.pth"), str(tmp_path / "lfw"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_verification_leaves_what_says_how_to_repeat_it(tmp_path):
+    synthetic.make_lfw(tmp_path / "lfw", identities=8, images_per_identity=2, pairs_per_fold=2, folds=2)
+    torch.save(create_model("iresnet18_025", 8).state_dict(), tmp_path / "model.pth")
+    found = verify(str(tmp_path / "model.pth"), str(tmp_path / "lfw"), str(tmp_path / "out"), light="low")
+    assert found["pairs"] == 8 and json.loads((tmp_path / "out" / "metrics.json").read_text()) == found
+    asked = json.loads((tmp_path / "out" / "parameters.json").read_text())
+    assert asked["images"] == "lfw-synthetic" and asked["light"] == "low" and asked["flip"] is False
+    digest = hashlib.sha256((tmp_path / "model.pth").read_bytes()).hexdigest()
+    assert json.loads((tmp_path / "out" / "environment.json").read_text())["model"] == digest[:12]
+    with np.load(tmp_path / "out" / "scores.npz") as arrays:
+        assert set(arrays) == {"score", "genuine", "fold"} and abs(arrays["score"]).max() <= 1 + 1e-6
