@@ -31,6 +31,7 @@ CROP_SIZE = 112
 POINTS = ["left_eye", "right_eye", "nose", "mouth_left", "mouth_right"]
 COLUMNS = ["image", *(f"{point}_{axis}" for point in POINTS for axis in "xy"), "score"]
 BATCH = 16
+DIGITS = 12  # of a fingerprint, in hex
 OWN = "landmarks.csv"  # landmarks that came with the images lie under this name in their folder
 
 
@@ -87,12 +88,12 @@ def main_face(boxes: np.ndarray, scores: np.ndarray, points: np.ndarray, width: 
 
 
 def fingerprint(folder: str | Path, images: list[str] | None = None) -> str:
-    """12 hex digits of SHA-256 over the images' relative names and sizes in bytes: which data set this is."""
+    """DIGITS hex digits of SHA-256 over the images' relative names and sizes in bytes: which data set it is."""
     folder = Path(folder)
     digest = hashlib.sha256()
-    for image in images or list_images(folder):
+    for image in list_images(folder) if images is None else images:
         digest.update(f"{image}\t{(folder / image).stat().st_size}\n".encode())
-    return digest.hexdigest()[:12]
+    return digest.hexdigest()[:DIGITS]
 
 
 def landmarks_file(folder: str | Path, cache: str | Path) -> Path:
@@ -116,7 +117,7 @@ def find_landmarks(folder: str | Path, cache: str | Path, device: str = "cpu") -
 
 
 def read_landmarks(file: Path, images: list[str]) -> pd.DataFrame:
-    """A landmarks file's table. Raises ValueError if it isn't one, or has none or several rows for one of the images."""
+    """A landmarks file's table. Raises ValueError if it isn't one, or has no row or several for one of the images."""
     try:
         table = pd.read_csv(file, keep_default_na=False, dtype=dict.fromkeys(COLUMNS[1:], float) | {"image": str})
     except (ValueError, pd.errors.ParserError) as error:
@@ -139,7 +140,7 @@ def detect_folder(folder: str | Path, file: Path, device: str = "cpu") -> None:
     """
     folder, images = Path(folder), list_images(folder)
     file.parent.mkdir(parents=True, exist_ok=True)
-    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:DIGITS]
     partial = file.with_name(f"detecting-{folder.name}-{place}.csv")
     sizes = {image: (folder / image).stat().st_size for image in images}
     found = {image: row for image, row in read_rows(partial).items() if sizes.get(image) == int(row[-1])}

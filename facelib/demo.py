@@ -41,7 +41,7 @@ def make_results() -> Path:
         return Path("build/demo")
     make_faces()
     profile = profiles.read_profiles(Path("notebooks/profiles.toml"))["demo"]
-    profile |= {"ratios": [0.25], "train": profile["train"] | {"epochs": 2}}
+    profile |= {"ratios": [0.25], "train": profile["train"] | {"epochs": 1}}
     plan = profiles.plan(EXAMPLE.name, profile, Path("data"))
     EXAMPLE.mkdir(parents=True, exist_ok=True)
     write_json(EXAMPLE / "plan.json", plan)

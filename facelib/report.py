@@ -78,7 +78,7 @@ def values(results: dict) -> dict[str, str]:
         "low.highest": str(int(verification.low_light(torch.tensor([255], dtype=torch.uint8)))),
         "far": f"{100 * verification.FAR:g}\\,\\%",
         "chance.errors": f"{CHANCE_ERRORS:g}",
-        "digits": str(len(alignment.fingerprint(".", []))),
+        "digits": str(alignment.DIGITS),
         "left.out": " ".join(tex(sentence) for sentence in plan["left_out"]),
         "claim.unfinished": claim_unfinished(results["unfinished"]),
         "claim.chance": claim_chance(results),
@@ -479,7 +479,7 @@ def provenance_table(results: dict) -> str:
 
 
 def clear(output: Path) -> None:
-    """Delete an earlier drawing's figures in the folder: one that is not drawn again must not pass for this drawing's."""
+    """Delete an earlier drawing's figures: one that is not drawn again must not pass for this drawing's."""
     output.mkdir(parents=True, exist_ok=True)
     for name in FIGURES:
         for suffix in (".pdf", ".png"):

@@ -182,10 +182,10 @@ def find_pairs(lfw: str | Path, pairs: str = "pairs.txt") -> tuple[Path, Pairs]:
 
 
 def model_fingerprint(model: str | Path) -> str:
-    """12 hex digits of SHA-256 of the model's file, or of the weights in a run's folder."""
+    """The first DIGITS hex digits of SHA-256 of the model's file, or of the weights in a run's folder."""
     file = Path(model) / "weights.safetensors" if Path(model).is_dir() else Path(model)
     with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()[:12]
+        return hashlib.file_digest(content, "sha256").hexdigest()[: alignment.DIGITS]
 
 
 if __name__ == "__main__":

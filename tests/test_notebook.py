@@ -1,6 +1,8 @@
 """Notebooks are committed clean, declare typed parameters, and take no others."""
 
 import json
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -73,3 +75,12 @@ def test_a_failed_notebook_leaves_no_copy_that_passes_for_finished_and_tells_the
         run_notebook(notebook, tmp_path / "copy.ipynb", {"name": "fail"})
     assert not (tmp_path / "copy.ipynb").exists()
     assert (tmp_path / "copy.failed.ipynb").exists()
+
+
+@pytest.mark.parametrize("name", ["train", "verify", "figures"])  # flops as it stands takes a minute: see test_make
+def test_a_notebook_runs_as_it_stands_with_no_data_present(name, checkout):
+    command = [sys.executable, "-m", "facelib.notebook", name, f"build/run/{name}.ipynb"]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (checkout / "build" / "run" / f"{name}.ipynb").exists()
+    assert not (checkout / "build" / "demo" / "plan.json").exists()
