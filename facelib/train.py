@@ -108,6 +108,7 @@ def train(config: Config) -> dict:
     """
     config.check()
     device = models.choose_device(config.device)
+    environment = provenance.environment(device)  # now: the repository may have moved on by the end
     torch.manual_seed(config.seed)
     backbone = models.create_model(config.backbone, config.embedding_size)
     asked = (config.data, config.ratio, config.seed, config.keep_one)
@@ -139,7 +140,7 @@ def train(config: Config) -> dict:
             "faces_not_found": int((landmarks.score[dataset.images] == 0).sum()) if detected else None,
         }
         parameters = dataclasses.asdict(config)
-        environment = provenance.environment(device) | {"data": alignment.fingerprint(config.data, dataset.images)}
+        environment["data"] = alignment.fingerprint(config.data, dataset.images)
         (folder / "reserved").unlink()
         safetensors.torch.save_file(cpu_state(backbone), folder / "weights.safetensors")
         safetensors.torch.save_file(cpu_state(head), folder / "head.safetensors")

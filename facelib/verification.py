@@ -154,6 +154,7 @@ def verify(
     if light not in LIGHTS:
         raise ValueError(f"light must be one of {', '.join(LIGHTS)}, found {light!r}")
     device = choose_device(device)
+    environment = provenance.environment(device)  # now: the repository may have moved on by the end
     embedder = load_embedder(model, device)
     images, listed = find_pairs(lfw, pairs)
     dataset = PairImages(images, listed, alignment.find_landmarks(images, cache, device))
@@ -165,8 +166,8 @@ def verify(
         asked = {"model": str(model), "lfw": str(lfw), "images": images.name, "pairs": pairs}
         asked |= {"light": light, "flip": flip}
         write_json(folder / "parameters.json", asked)
-        fingerprints = {"data": alignment.fingerprint(images, dataset.images), "model": model_fingerprint(model)}
-        write_json(folder / "environment.json", provenance.environment(device) | fingerprints)
+        environment |= {"data": alignment.fingerprint(images, dataset.images), "model": model_fingerprint(model)}
+        write_json(folder / "environment.json", environment)
         write_json(folder / "metrics.json", found)
     return found
 
