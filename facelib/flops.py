@@ -16,6 +16,7 @@ from facelib.models import SIZE, create_model, first_line
 from facelib.output import whole_folder, write_json
 
 FILES = ("metrics.json", "environment.json")
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 
 
 def count(name: str, embedding_size: int = 512, size: int = SIZE) -> dict[str, int]:
@@ -40,14 +41,20 @@ def count(name: str, embedding_size: int = 512, size: int = SIZE) -> dict[str, i
 
 
 def speed(
-    name: str, training: bool, embedding_size: int = 512, device: str = "cpu", batch_size: int = 16, repeats: int = 3
+    name: str,
+    training: bool,
+    layout: torch.memory_format = torch.contiguous_format,
+    embedding_size: int = 512,
+    device: str = "cpu",
+    batch_size: int = 16,
+    repeats: int = 3,
 ) -> float:
     """Images/s of a forward pass, or of forward, backward and SGD step if `training`: the median of `repeats`.
 
     float32 and random images on a CPU, bf16 autocast on CUDA; loading is not in it.
     """
-    model = create_model(name, embedding_size).to(device).train(training)
-    images = torch.randn(batch_size, 3, SIZE, SIZE, device=device)
+    model = create_model(name, embedding_size).to(device, memory_format=layout).train(training)
+    images = torch.randn(batch_size, 3, SIZE, SIZE, device=device).contiguous(memory_format=layout)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     seconds = []
     for _ in range(repeats + 1):
@@ -84,13 +91,19 @@ def convolutions_and_linear(name: str, embedding_size: int = 512, size: int = SI
 
 
 def measure(heavy: str, light: str, output: str, embedding_size: int = 512, batch_size: int = 8) -> dict:
-    """Cost and speed of two backbones; writes metrics.json and environment.json into the folder `output`."""
+    """Cost and speed of two backbones; writes metrics.json and environment.json into the folder `output`.
+
+    Speeds are in images/s, one for each of LAYOUTS: which is faster depends on backbone and processor.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found = {}
     for role, name in (("heavy", heavy), ("light", light)):
         found[role] = {"backbone": name, **count(name, embedding_size)}
-        found[role]["inference_speed"] = speed(name, False, embedding_size, device, batch_size)
-        found[role]["training_speed"] = speed(name, True, embedding_size, device, batch_size)
+        for key, training in (("inference_speed", False), ("training_speed", True)):
+            found[role][key] = {
+                words: speed(name, training, layout, embedding_size, device, batch_size)
+                for words, layout in LAYOUTS.items()
+            }
     with whole_folder(output, FILES) as folder:
         write_json(folder / "environment.json", provenance.environment(device))
         write_json(folder / "metrics.json", found)

@@ -93,12 +93,13 @@ class TorchEmbedder(Embedder):
 
     def __init__(self, name: str, model: nn.Module, device: str = "cpu"):
         super().__init__(name)
-        self.model = model.eval().to(device)
+        self.model = model.eval().to(device, memory_format=torch.channels_last)  # the faster layout for inference
         self.device = device
 
     @torch.inference_mode()
     def _embed(self, images: Tensor) -> Tensor:
-        return self.model(normalise(images.to(self.device))).float().cpu()
+        images = images.to(self.device, memory_format=torch.channels_last)
+        return self.model(normalise(images)).float().cpu()
 
 
 class OnnxEmbedder(Embedder):

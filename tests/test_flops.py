@@ -49,5 +49,6 @@ def test_activations_are_what_convolutions_and_linear_layers_put_out():
     assert flops.count("iresnet18_025")["activations"] == stem + stages + 512
 
 
-def test_speed_is_a_positive_number_of_images_a_second():
-    assert flops.speed("iresnet18_025", training=True, batch_size=2, repeats=1) > 0
+@pytest.mark.parametrize("layout", flops.LAYOUTS.values())
+def test_speed_is_a_positive_number_of_images_a_second(layout):
+    assert flops.speed("iresnet18_025", training=True, layout=layout, batch_size=2, repeats=1) > 0

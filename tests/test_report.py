@@ -50,7 +50,8 @@ def results(light: float, heavy: float, low: float = 0.0, released: float | None
 def cost(backbone, parameters, flops):
     return {
         "backbone": backbone, "parameters": parameters, "flops": flops, "activations": 10**6,
-        "training_speed": 2.0, "inference_speed": 8.0,
+        "training_speed": {"contiguous": 1.0, "channels last": 2.0},
+        "inference_speed": {"contiguous": 8.0, "channels last": 4.0},
     }  # fmt: skip
 
 
@@ -166,8 +167,16 @@ def test_the_flip_test_is_told_of_the_models_that_have_it():
 def test_flops_mislead_only_where_the_measured_speed_says_so():
     found = results(1.0, 1.0)
     assert "FLOPs alone mislead" in report.cost_values(found)["claim.speed"]
-    found["flops"]["metrics"]["light"]["inference_speed"] = 8.0 * 23
+    found["flops"]["metrics"]["light"]["inference_speed"]["contiguous"] = 8.0 * 23
     assert "FLOPs foretell the speed here" in report.cost_values(found)["claim.speed"]
+
+
+def test_the_memory_format_that_trains_faster_is_named_with_its_gain():
+    costs = {"heavy": cost("iresnet50", 1, 1), "light": cost("efficientnet_b3", 1, 1)}
+    costs["light"]["training_speed"] = {"contiguous": 9.0, "channels last": 6.0}
+    words = report.claim_layout(costs)
+    assert "iresnet50 is trained 2.00 times as fast channels last" in words
+    assert r"efficientnet\_b3 is trained 1.50 times as fast contiguous" in words
 
 
 def test_a_published_accuracy_on_lfw_does_not_stand_beside_one_on_synthetic_faces():
