@@ -34,7 +34,8 @@ endif
 LATEX_PACKAGES := latexmk texlive-latex-recommended texlive-publishers texlive-fonts-recommended
 INSTALL_LATEX := apt-get install --yes --no-install-recommends $(LATEX_PACKAGES)
 HAVE_LATEX := $(shell { command -v latexmk && kpsewhich IEEEtran.cls || command -v tectonic; } 2> /dev/null)
-ifneq ($(filter report preview test,$(MAKECMDGOALS)),)
+REPORT_GOALS := $(filter report preview report/report.pdf,$(MAKECMDGOALS))
+ifneq ($(REPORT_GOALS)$(filter test,$(MAKECMDGOALS)),)
 ifeq ($(HAVE_LATEX),)
 ENVIRONMENT += latex
 ifeq ($(and $(filter 0,$(shell id -u)),$(shell command -v apt-get)),)
@@ -49,7 +50,7 @@ latex:
 
 # ---- Report. The plan of the profile's notebook runs is written by facelib/profiles.py from notebooks/profiles.toml.
 
-ifneq ($(filter report preview,$(MAKECMDGOALS)),)
+ifneq ($(REPORT_GOALS),)
 PLANNED := $(shell $(PYTHON) -m facelib.profiles $(DATA) $(PROFILE))
 ifeq ($(PLANNED),)
 $(error nothing was computed)
@@ -69,11 +70,6 @@ $(shell echo $(PROFILE) | cmp -s - build/profile.txt || echo $(PROFILE) > build/
 endif
 
 EXECUTE := $(BIN)/python -m facelib.notebook
-MODEL_CODE := facelib/models.py facelib/iresnet.py
-DATA_CODE := facelib/data.py facelib/images.py facelib/alignment.py
-FLOPS_CODE := facelib/flops.py $(MODEL_CODE)
-TRAIN_CODE := facelib/train.py facelib/losses.py $(MODEL_CODE) $(DATA_CODE)
-VERIFY_CODE := facelib/verification.py $(MODEL_CODE) $(DATA_CODE)
 FIGURES_CODE := facelib/plots.py facelib/report.py facelib/architecture.py
 
 .PHONY: report
@@ -93,7 +89,7 @@ report/report.pdf: report/report.tex report/references.bib figures/numbers.tex |
 
 # LaTeX works aside, so that report.pdf is always a whole one. Its log is shown only if it fails.
 define typeset
-mkdir -p build/latex
+rm -rf build/latex && mkdir -p build/latex
 cd report && if command -v latexmk > /dev/null; \
 	then latexmk -pdf -interaction=nonstopmode -halt-on-error -outdir=../build/latex report.tex > ../build/latex/output.txt 2>&1; \
 	else tectonic --outdir ../build/latex report.tex > ../build/latex/output.txt 2>&1; fi \
@@ -104,15 +100,17 @@ endef
 
 ifdef BUILD
 ifeq ($(SYNTHETIC),yes)
-build/demo/faces.txt: facelib/synthetic.py facelib/demo.py | $(ENVIRONMENT) $(FLOPS)
+build/demo/faces.txt: build/demo/code/faces.txt | $(ENVIRONMENT) $(FLOPS)
 	rm -rf build/demo/data
 	$(BIN)/python -m facelib.demo
 	touch $@
 $(TRAIN_LANDMARKS) $(LFW_LANDMARKS): build/demo/faces.txt
 	touch $@
 else
-$(CHECKED): $(BUILD)/parameters/lfw.json $(PAIRS) $(RELEASED) | $(ENVIRONMENT)
-	$(BIN)/python -m facelib.verification $(LFW) $(RELEASED) > $@.partial && mv $@.partial $@
+# What is wrong with the data or a parameter is told before anything is computed.
+$(CHECKED): $(BUILD)/parameters/lfw.json $(PAIRS) $(RELEASED) $(BUILD)/parameters/train_faces.json $(TRAIN_PARAMETERS) | $(ENVIRONMENT)
+	$(BIN)/python -m facelib.verification $(LFW) $(RELEASED) > $@.partial
+	$(BIN)/python -m facelib.train $(TRAIN_PARAMETERS) >> $@.partial && mv $@.partial $@
 $(TRAIN_LANDMARKS): $(BUILD)/parameters/train_faces.json | $(ENVIRONMENT) $(FLOPS)
 	$(BIN)/python -m facelib.alignment $(TRAIN_FACES) build/landmarks > $@.partial && mv $@.partial $@
 # After the other: two detectors at once would only share the cores.

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from facelib.alignment import align
-from facelib.images import list_images, read_image
+from facelib.images import ImageError, list_identities, list_images, read_image
 from facelib.models import SIZE, normalise
 
 
@@ -58,7 +58,7 @@ class IdentityFolder(Dataset):
             labels += [len(self.identities)] * count
             self.images += [images[i] for i in sorted(order[:count])]
             self.identities.append(identity)
-        self.dropped = len(by_identity) - len(self.identities)
+        self.dropped = len(list_identities(folder)) - len(self.identities)
         if len(self.identities) < 2:
             most = max(len(images) for images in by_identity.values())
             raise ValueError(
@@ -231,7 +231,10 @@ class Loader:
         return len(self.batches)
 
     def __iter__(self):
-        return prefetch(self.batches, self.device) if self.device.type == "cuda" else iter(self.batches)
+        try:
+            yield from prefetch(self.batches, self.device) if self.device.type == "cuda" else self.batches
+        except ImageError as error:  # from a worker process its message is the whole traceback, the sentence last
+            raise ImageError(str(error).strip().splitlines()[-1].removeprefix("facelib.images.ImageError: ")) from None
 
 
 def stack(items: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """What a backbone costs: parameters, FLOPs, activations, and the speed that this machine really reaches.
 
-FLOPs are fvcore's: one multiply-add counts as one. Convolutions, linear layers and batch norms are counted;
-activation functions, additions and pooling are not.
+FLOPs are fvcore's: one multiply-add counts as one. Convolutions, linear layers, batch norms and adaptive pooling are
+counted; activation functions, additions and products of feature maps are not.
 """
 
 import logging
@@ -19,23 +19,27 @@ FILES = ("metrics.json", "environment.json")
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 
 
-def count(name: str, embedding_size: int = 512, size: int = SIZE) -> dict[str, int]:
+def count(name: str, embedding_size: int = 512, size: int = SIZE) -> dict:
     """Parameters, FLOPs and activations of one image (3, size, size), counted in eval mode.
 
-    Activations are the elements that convolutions and linear layers put out. Raises ValueError if the model is unknown
-    or does not take this size.
+    Activations are the elements that convolutions and linear layers put out. `flops_of` has the FLOPs by fvcore's names
+    of the operators, `uncounted` the names of those that it leaves out. Raises ValueError if the model is unknown or
+    does not take this size.
     """
     model = create_model(name, embedding_size, size).eval()
     image = torch.zeros(1, 3, size, size)
     logging.getLogger("fvcore").setLevel(logging.ERROR)  # it warns of every operator that it does not count
     try:
-        flops = FlopCountAnalysis(model, image).unsupported_ops_warnings(False).total()
+        flops = FlopCountAnalysis(model, image).unsupported_ops_warnings(False)
+        flops_of, uncounted = flops.by_operator(), flops.unsupported_ops()
         activations = ActivationCountAnalysis(model, image).unsupported_ops_warnings(False).total()
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"{name} does not take images of {size}x{size} pixels: {first_line(error)}") from error
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "flops": int(flops),
+        "flops": int(flops.total()),
+        "flops_of": {operator: int(number) for operator, number in flops_of.items()},
+        "uncounted": sorted(operator.removeprefix("aten::").rstrip("_") for operator in uncounted),
         "activations": int(activations),
     }
 

@@ -18,14 +18,14 @@ def read_image(path: str | Path) -> np.ndarray:
     """The image as (H, W, 3) uint8 RGB, upright by its EXIF orientation.
 
     Grey images get three equal channels, CMYK is converted, transparency is dropped, 16 bits are scaled to 8.
-    Raises ImageError, naming the file, if it is missing, empty, truncated, not an image or one of floats.
+    Raises ImageError, naming the file, if it is missing, empty, truncated, not an image or one of 32-bit numbers.
     """
     try:
         with Image.open(path) as image:
             image.load()
             image = ImageOps.exif_transpose(image)
-            if image.mode == "F":
-                raise ValueError("its pixels are floats of unknown range")
+            if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+                raise ValueError("its pixels are 32-bit numbers of unknown range")
             if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion to RGB would clip at 255
                 grey = np.clip(np.asarray(image, dtype=np.float32) / 257, 0, 255).round().astype(np.uint8)
                 return np.repeat(grey[:, :, None], 3, axis=2)
@@ -45,11 +45,15 @@ def list_images(folder: str | Path) -> list[str]:
         beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
         hint = f" {folder.parent} holds: {', '.join(beside[:10]) or 'no folder'}." if folder.parent.is_dir() else ""
         raise FileNotFoundError(f"{folder}: no such data folder.{hint}")
-    identities = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not hidden(entry.name))
-    images = [f"{identity}/{image}" for identity in identities for image in images_in(folder / identity)]
+    images = [f"{identity}/{image}" for identity in list_identities(folder) for image in images_in(folder / identity)]
     if not images:
         raise ValueError(f"{folder}: no images. Expected one folder an identity: <identity>/<image>.jpg")
     return images
+
+
+def list_identities(folder: str | Path) -> list[str]:
+    """Names of the folders in the folder, sorted, whether or not they hold images."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not hidden(entry.name))
 
 
 def images_in(folder: Path) -> list[str]:

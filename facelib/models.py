@@ -6,10 +6,13 @@ An embedder wraps a trained backbone: it takes aligned uint8 crops and owns thei
 
 import difflib
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.helper
 import onnx.numpy_helper
 import onnxruntime
 import safetensors.torch
@@ -26,26 +29,35 @@ def create_model(name: str, embedding_size: int = 512, image_size: int = SIZE) -
 
     `name` is iresnet18, iresnet34, iresnet50, iresnet100 (ArcFace's improved ResNet), iresnet18_025 (a quarter of its
     width) or any timm model's name, whose classifier is then a linear layer to the embedding. Raises ValueError for an
-    unknown name, with near matches, and for a timm model that can't be built for images of this size.
+    unknown name, with near matches, and for a timm model that doesn't take images of this size: one is tried.
     """
     if name in VARIANTS:
         return IResNet(*VARIANTS[name], embedding_size, image_size)
     import timm  # here, because it takes seconds to import and the other backbones don't need it
 
+    name = str(name)
     try:
         if not timm.is_model(name):
             raise RuntimeError
         config = timm.get_pretrained_cfg(name)  # raises RuntimeError for an unknown tag, as in efficientnet_b3.tag
     except RuntimeError:
-        near = difflib.get_close_matches(name, [*VARIANTS, *timm.list_models(), *timm.list_pretrained()], n=5)
+        known = [*VARIANTS, *timm.list_models(), *timm.list_pretrained()]
+        near = difflib.get_close_matches(name.lower(), known, n=5)
         hint = f"Near matches: {', '.join(near)}." if near else f"Choose {', '.join(VARIANTS)} or a name of timm's."
         raise ValueError(f"backbone {name!r} is unknown. {hint}") from None
-    size = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
-    try:
-        return timm.create_model(name, num_classes=embedding_size, **size)
-    except (AssertionError, RuntimeError, TypeError) as error:
-        wanted = f"{image_size}x{image_size}"
-        raise ValueError(f"backbone {name} can't be built for {wanted} images ({first_line(error)})") from error
+    # Some models of fixed input size want to know the size, others take any.
+    sizes = [{"img_size": image_size}, {}] if config is not None and config.fixed_input_size else [{}]
+    for size in sizes:
+        try:
+            model = timm.create_model(name, num_classes=embedding_size, **size)
+            with torch.no_grad():
+                found = model.eval()(torch.zeros(1, 3, image_size, image_size)).shape
+            if found == (1, embedding_size):
+                return model.train()
+            reason = f"its output is {tuple(found)}"
+        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            reason = first_line(error)
+    raise ValueError(f"backbone {name} can't be built for {image_size}x{image_size} images ({reason})")
 
 
 def first_line(error: Exception) -> str:
@@ -78,6 +90,8 @@ class Embedder:
 
     def embed(self, images: Tensor | np.ndarray) -> Tensor:
         """(N, 3, 112, 112) uint8 RGB, aligned, any N -> (N, D) float32, not normalised. Raises ValueError otherwise."""
+        if isinstance(images, np.ndarray):
+            images = np.ascontiguousarray(images)  # PyTorch takes no negative strides, as a flipped view has
         images = torch.as_tensor(images)
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, SIZE, SIZE):
             found = f"{tuple(images.shape)} {images.dtype}"
@@ -123,9 +137,22 @@ class OnnxEmbedder(Embedder):
         self.input = inputs[0].name
         self.dtype = ONNX_FLOATS[inputs[0].type]
         self.range = input_range(graph, self.input)
-        self.fixed_batch = isinstance(inputs[0].shape[0], int)
+        batch = inputs[0].shape[0]
+        self.fixed_batch = isinstance(batch, int) and batch > 0
         if self.fixed_batch:
-            self.batch_size = inputs[0].shape[0]
+            self.batch_size = batch
+        elif self.rows(1) != 1 or self.rows(2) != 2:  # the graph says that it takes any number, but doesn't
+            self.batch_size, self.fixed_batch = 1, True
+        if self.rows(self.batch_size if self.fixed_batch else 1) is None:
+            raise ValueError(f"{path}: does not embed an image (N, 3, {SIZE}, {SIZE}) as a row of numbers (N, D)")
+
+    def rows(self, count: int) -> int | None:
+        """How many embeddings the graph makes of so many black images; None if it fails or they are no rows."""
+        try:
+            output = self.session.run(None, {self.input: np.zeros((count, 3, SIZE, SIZE), self.dtype)})[0]
+        except Exception:  # whatever onnxruntime raises for a graph that can't be run
+            return None
+        return len(output) if np.ndim(output) > 1 and np.size(output) else None
 
     def _embed(self, images: Tensor) -> Tensor:
         count = len(images)
@@ -134,11 +161,13 @@ class OnnxEmbedder(Embedder):
         if count < self.batch_size and self.fixed_batch:
             empty = batch.new_zeros(self.batch_size - count, *batch.shape[1:])
             batch = torch.cat([batch, empty])  # the graph takes full batches only
-        embeddings = self.session.run(None, {self.input: batch.to(self.dtype).numpy()})[0][:count]
+        embeddings = self.session.run(None, {self.input: batch.numpy().astype(self.dtype)})[0][:count]
         return torch.from_numpy(embeddings).float().flatten(1)
 
 
-ONNX_FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
+ONNX_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+# Operators that only move, repeat or rename pixels: what follows them still sees the input's range.
+MOVES = ("Identity", "Cast", "Transpose", "Gather", "Slice", "Split", "Concat", "Pad", "Reshape", "Unsqueeze", "Squeeze")
 
 
 def input_range(graph: onnx.GraphProto, name: str) -> tuple[float, float]:
@@ -148,12 +177,11 @@ def input_range(graph: onnx.GraphProto, name: str) -> tuple[float, float]:
     x - 127.5 and x / 255 start from 255, x - 0.5 and x / 0.5 from 1. Where the constant is computed it is 255, as
     insightface's reader has it, which goes by a Sub and a Mul among the first nodes (arcface_onnx.py).
     """
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    constants |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
+    constants = constants_of(graph)
     for node in graph.node:
         if name not in node.input or node.op_type == "Shape":
             continue
-        if node.op_type in ("Identity", "Cast", "Transpose"):
+        if node.op_type in MOVES:
             name = node.output[0]
             continue
         if node.op_type not in ("Sub", "Add", "Mul", "Div", "BatchNormalization"):
@@ -162,13 +190,30 @@ def input_range(graph: onnx.GraphProto, name: str) -> tuple[float, float]:
         other = node.input[3] if node.op_type == "BatchNormalization" else next(x for x in node.input if x != name)
         if other not in constants:
             return 0.0, 255.0
-        size = float(abs(onnx.numpy_helper.to_array(constants[other])).mean())
+        size = mean_size(constants[other])
         if node.op_type == "Mul":
             return (0.0, 255.0) if size < 0.1 else (0.0, 1.0)
         if node.op_type == "BatchNormalization" and size < 0.1:  # already centred on 0
             return -1.0, 1.0
         return (0.0, 255.0) if size > 2 else (0.0, 1.0)
     return -1.0, 1.0
+
+
+def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto | float | Sequence[float]]:
+    """The graph's constants by name, and those that are only renamed or cast ones."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            constants[node.output[0]] = onnx.helper.get_attribute_value(node.attribute[0])
+        elif node.op_type in ("Identity", "Cast") and node.input[0] in constants:
+            constants[node.output[0]] = constants[node.input[0]]
+    return constants
+
+
+def mean_size(constant: onnx.TensorProto | float | Sequence[float]) -> float:
+    """The mean absolute value of a graph's constant."""
+    is_tensor = isinstance(constant, onnx.TensorProto)
+    return float(np.abs(onnx.numpy_helper.to_array(constant) if is_tensor else constant).mean())
 
 
 def load_embedder(source: str | Path, device: str = "cpu") -> Embedder:
@@ -184,9 +229,9 @@ def load_embedder(source: str | Path, device: str = "cpu") -> Embedder:
         )
     if source.is_dir():
         return load_run(source, device)
-    if source.suffix == ".onnx":
+    if source.suffix.lower() == ".onnx":
         return OnnxEmbedder(source, device)
-    if source.suffix in (".pth", ".pt"):
+    if source.suffix.lower() in (".pth", ".pt"):
         return load_insightface(source, device)
     raise ValueError(f"{source}: a model must be a run's folder, a .pth or .pt checkpoint or an .onnx file")
 
@@ -209,18 +254,24 @@ def load_run(folder: Path, device: str = "cpu") -> TorchEmbedder:
     return TorchEmbedder(folder.name, model, device)
 
 
+# What DistributedDataParallel, torch.compile and a trainer's own module put before a backbone's names.
+WRAPPERS = r"^((module|_orig_mod|backbone)\.)+"
+
+
 def load_insightface(path: Path, device: str = "cpu") -> TorchEmbedder:
     """The embedder of a PyTorch checkpoint as insightface releases them, its architecture read from the keys."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or foreign file can make the unpickler raise anything
-        raise ValueError(f"{path}: not a checkpoint of plain tensors, refused ({first_line(error)})") from error
+        raise ValueError(
+            f"{path}: refused, damaged or not a checkpoint of plain tensors. Save the model's state_dict() instead."
+        ) from error
     for key in ("state_dict", "state_dict_backbone"):  # the latter in the checkpoints of arcface_torch's trainer
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"{path}: not a state dict, which maps names to tensors")
-    state = {key.removeprefix("module."): value for key, value in state.items()}  # saved from DistributedDataParallel
+    state = {re.sub(WRAPPERS, "", key): value for key, value in state.items()}
     blocks = tuple(
         len({key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")}) for stage in (1, 2, 3, 4)
     )

@@ -3,20 +3,26 @@
     python3 -m facelib.profiles DATA [PROFILE]
 
 prints the profile's name and leaves in build/<profile> what Make compares: plan.mk (the rules), plan.json (for the
-figures notebook), a parameter file for each notebook run, the notebooks' code without their prose and outputs, and
-which files the data folders hold. A file is rewritten only if its content changes, so that Make reruns only what needs
-it. Uses nothing but the standard library: it runs before there is an environment.
+figures notebook), a parameter file for each notebook run, a fingerprint of each notebook's code and of facelib's behind
+it, and which files the data folders hold. A file is rewritten only if its content changes, so that Make reruns only
+what needs it. Uses nothing but the standard library: it runs before there is an environment.
 """
 
+import ast
 import hashlib
 import json
 import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
+DEFAULT_DATA = Path("data")
 MODELS = (".onnx", ".pth", ".pt")
+# The module whose code, with all that it imports, decides what comes out of a notebook's run...
+MODULE_OF = {"flops": "flops", "train": "train", "verify": "verification"}
+RECORDS = {"output", "provenance"}  # ... but for those that only write it down
 # What insightface packs beside its embedders: detectors, landmarks, attributes.
 NOT_EMBEDDERS = ("det_", "scrfd", "1k3d68", "2d106det", "genderage")
 
@@ -39,20 +45,36 @@ def missing(profile: dict, data: Path, gpu: bool) -> list[str]:
     return lacks
 
 
+def contents(folder: Path) -> str:
+    """What lies in a folder, in words for a message."""
+    if not folder.is_dir():
+        return f"there is no folder {folder}"
+    there = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and path.name != "README.md")
+    return f"{folder} holds: {', '.join(there[:10]) or 'nothing'}{', ...' if len(there) > 10 else ''}"
+
+
 def choose(profiles: dict[str, dict], data: Path, gpu: bool) -> tuple[str, str]:
-    """The largest profile that data and device allow, and a line that says why. The file lists them smallest first."""
+    """The largest profile that data and device allow, and a line that says why. The file lists them smallest first.
+
+    Raises ValueError if a folder other than the default one was named and only synthetic faces would be left.
+    """
     reasons = []
     for name, profile in reversed(profiles.items()):
         lacks = missing(profile, data, gpu)
         if not lacks:
-            because = f" ({'; '.join(reasons)})" if reasons else ""
+            if profile["synthetic"] and data != DEFAULT_DATA:
+                raise ValueError(f"DATA={data} has no data set for a report: {'; '.join(reasons)}; {contents(data)}")
+            because = f" ({'; '.join([*reasons, contents(data)])})" if reasons else ""
             return name, f"profile {name}: {profile['description']}{because}"
         reasons.append(f"{name} needs {' and '.join(lacks)}")
     raise ValueError("no profile can be computed: " + "; ".join(reasons))
 
 
 def plan(name: str, profile: dict, data: Path) -> dict:
-    """All notebook runs of the profile: name -> {"notebook", "parameters", "needs"}, and what is left out and why."""
+    """All notebook runs of the profile: name -> {"notebook", "parameters", "needs"}, and what is left out and why.
+
+    Raises ValueError if the profile's `runs` names a run that it doesn't have.
+    """
     build = f"build/{name}"
     base = Path() if profile["synthetic"] else data
     faces, lfw = str(base / profile["train_faces"]), str(base / profile["lfw"])
@@ -70,9 +92,13 @@ def plan(name: str, profile: dict, data: Path) -> dict:
             runs[f"train/{run}"] = {
                 "notebook": "train",
                 "parameters": {"data": faces, "output": models[run], "backbone": backbone, "ratio": ratio}
-                | profile["train"],
+                | profile["train"]
+                | profile.get("runs", {}).get(run, {}),
                 "needs": ["$(TRAIN_LANDMARKS)"],
             }
+    unknown = [run for run in profile.get("runs", {}) if run not in models]
+    if unknown:
+        raise ValueError(f"[{name}.runs] names {', '.join(unknown)}, but the runs are: {', '.join(models)}")
     left_out = []
     folder, pattern = data / Path(profile["released"]).parent, Path(profile["released"]).name
     found = sorted(
@@ -129,7 +155,12 @@ def makefile(plan: dict) -> str:
         f"LFW_LANDMARKS := {build}/landmarks-lfw.txt",
     ]
     if not plan["synthetic"]:
-        lines += [f"PAIRS := {plan['lfw']}/pairs.txt", f"CHECKED := {build}/checked.txt"]
+        trained = [f"{build}/parameters/{name}.json" for name, run in plan["runs"].items() if run["notebook"] == "train"]
+        lines += [
+            f"PAIRS := {plan['lfw']}/pairs.txt",
+            f"CHECKED := {build}/checked.txt",
+            f"TRAIN_PARAMETERS := {' '.join(trained)}",
+        ]
     # Speed is measured with all cores, before any other run takes one. What is wrong with the test data should be told
     # before anything is trained.
     before = {"flops": "$(CHECKED)", "train": "$(FLOPS) $(LFW_LANDMARKS)", "verify": "$(FLOPS)"}
@@ -137,7 +168,7 @@ def makefile(plan: dict) -> str:
         notebook = run["notebook"]
         copy, parameters = f"{build}/notebooks/{name}.ipynb", f"{build}/parameters/{name}.json"
         result = f"{run['parameters']['output']}/metrics.json"
-        needs = " ".join([parameters, f"{build}/code/{notebook}.py", f"$({notebook.upper()}_CODE)", *run["needs"]])
+        needs = " ".join([parameters, f"{build}/code/{notebook}.txt", *run["needs"]])
         alone = "env -u OMP_NUM_THREADS " if notebook == "flops" else ""
         lines += [
             "",
@@ -154,14 +185,73 @@ def code_of(notebook: Path) -> str:
     return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code") + "\n"
 
 
-def listing(folder: Path) -> dict:
-    """The folder, and a hash over the paths of all its files: another one where some were added, renamed or removed."""
+def modules_behind(module: str, package: Path = Path("facelib")) -> list[str]:
+    """The modules of the package that decide what this one computes: itself and all that it imports, sorted."""
+    found, todo = set(), {module}
+    while todo:
+        found |= todo
+        imported = set()
+        for name in todo:
+            for node in ast.walk(ast.parse((package / f"{name}.py").read_text())):
+                if isinstance(node, ast.ImportFrom) and node.module == package.name:
+                    imported |= {alias.name for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package.name}."):
+                    imported.add(node.module.split(".")[1])
+        todo = {name for name in imported if (package / f"{name}.py").exists()} - found - RECORDS
+    return sorted(found)
+
+
+def without_words(source: str) -> str:
+    """Python source without its comments and docstrings: what can change a result."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            body[0].value.value = ""
+    return ast.unparse(tree)
+
+
+def fingerprint(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def code_fingerprints(modules: list[str]) -> str:
+    """A line for each module of facelib: its name and the fingerprint of its code."""
+    return "".join(f"{name}.py {fingerprint(without_words(Path(f'facelib/{name}.py').read_text()))}\n" for name in modules)
+
+
+def listing(folder: Path, cache: Path | None = None) -> dict:
+    """The folder, and a hash over the paths of all its files: another one where some were added, renamed or removed.
+
+    Each of these changes the modification time of the folder that it happens in. With `cache`, a file, all files are
+    only listed again if such a time is another than when the cache was written.
+    """
+    if cache is not None and cache.exists():
+        known = json.loads(cache.read_text())
+        if known["times"] == times_of(folder, known["times"]):
+            return known["listing"]
     digest = hashlib.sha256()
+    places = []
     for path, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        places.append(os.path.relpath(path, folder))
         for name in sorted(name for name in files if not name.startswith(".")):
             digest.update(f"{os.path.relpath(path, folder)}/{name}\n".encode(errors="surrogateescape"))
-    return {"folder": str(folder), "files": digest.hexdigest()}
+    found = {"folder": str(folder), "files": digest.hexdigest()}
+    if cache is not None:
+        write_if_changed(cache, json.dumps({"listing": found, "times": times_of(folder, places)}))
+    return found
+
+
+def times_of(folder: Path, places: Iterable[str]) -> dict[str, int]:
+    """Place within the folder -> when files were last added, renamed or removed there, in ns; 0 where it is gone."""
+    times = {}
+    for place in places:
+        try:
+            times[place] = os.stat(os.path.join(folder, place)).st_mtime_ns
+        except OSError:
+            times[place] = 0
+    return times
 
 
 def has_gpu() -> bool:
@@ -192,9 +282,9 @@ def main(data: str, name: str = "") -> None:
     else:
         lacks = missing(profiles[name], folder, gpu=True)
         if lacks:
-            there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-            holds = f"{folder} holds: {', '.join(there) or 'nothing'}" if folder.is_dir() else f"there is no {folder}"
-            raise ValueError(f"PROFILE={name} needs {' and '.join(lacks)}; {holds}. Set DATA to the folder with both.")
+            raise ValueError(
+                f"PROFILE={name} needs {' and '.join(lacks)}; {contents(folder)}. Set DATA to the folder with both."
+            )
         line = f"profile {name}: {profiles[name]['description']} (asked for)"
         if profiles[name].get("gpu") and not gpu:
             line += ". No CUDA GPU was found: on a CPU this takes weeks with the real data. PROFILE=small takes hours"
@@ -204,12 +294,15 @@ def main(data: str, name: str = "") -> None:
     build = Path("build") / name
     for run, content in made["runs"].items():
         write_if_changed(build / "parameters" / f"{run}.json", json.dumps(content["parameters"], indent=2) + "\n")
-    for notebook in ("flops", "train", "verify"):
-        write_if_changed(build / "code" / f"{notebook}.py", code_of(Path("notebooks") / f"{notebook}.ipynb"))
-    if not made["synthetic"]:
+    for notebook, module in MODULE_OF.items():
+        lines = f"{notebook}.ipynb {fingerprint(code_of(Path(f'notebooks/{notebook}.ipynb')))}\n"
+        write_if_changed(build / "code" / f"{notebook}.txt", lines + code_fingerprints(modules_behind(module)))
+    if made["synthetic"]:
+        write_if_changed(build / "code" / "faces.txt", code_fingerprints(["demo", "synthetic"]))
+    else:
         for data_set in ("train_faces", "lfw"):
-            content = json.dumps(listing(Path(made[data_set])), indent=2) + "\n"
-            write_if_changed(build / "parameters" / f"{data_set}.json", content)
+            found = listing(Path(made[data_set]), build / f"listing-{data_set}.json")
+            write_if_changed(build / "parameters" / f"{data_set}.json", json.dumps(found, indent=2) + "\n")
     write_if_changed(build / "plan.json", json.dumps(made, indent=2) + "\n")
     write_if_changed(build / "plan.mk", makefile(made))
     print(line, file=sys.stderr)

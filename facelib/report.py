@@ -6,6 +6,7 @@ here choose its words by the numbers. A key that was not written is an error in 
 
 import json
 import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ PUBLISHED_RELEASED = {"arcface_mobilefacenet_y1": 0.9950}
 TAR = f"tar_at_far_{verification.FAR:g}"
 FIGURES = ("block", "architectures", "precision_recall", "roc", "released_precision_recall", "released_roc")
 FIGURES += ("auc_against_ratio", "loss")
-CHANCE_ERRORS = 3  # standard errors above an AUC of 0.5, up to which a curve counts as chance
+CHANCE_AUC = 0.5
+CHANCE_ERRORS = 3  # standard errors above it, up to which a curve counts as chance
 USABLE_AUC = 0.9  # below, an impostor pair outscores a genuine one more than once in ten: no verifier to rely on
 
 
@@ -67,7 +69,8 @@ def run_name(backbone: str, ratio: float) -> str:
 def values(results: dict) -> dict[str, str]:
     """Every number and claim of the text: key -> LaTeX. What no run has told yet has no key."""
     plan = results["plan"]
-    stem = iresnet.IResNet((1, 1, 1, 1), width=8).conv1
+    residual = iresnet.IResNet((1, 1, 1, 1), width=8)
+    stem = residual.conv1
     found = {
         "heavy": tex(plan["heavy"]),
         "light": tex(plan["light"]),
@@ -75,8 +78,12 @@ def values(results: dict) -> dict[str, str]:
         "crop": str(models.SIZE),
         "stem.kernel": str(stem.kernel_size[0]),
         "stem.stride": str(stem.stride[0]),
+        "block.stride": str(residual.layer2[0].conv2.stride[0]),
+        "low.factor": str(verification.LOW_LIGHT_FACTOR),
+        "low.bits": str(torch.iinfo(torch.uint8).bits),
         "low.highest": str(int(verification.low_light(torch.tensor([255], dtype=torch.uint8)))),
         "far": f"{100 * verification.FAR:g}\\,\\%",
+        "chance.auc": f"{CHANCE_AUC:g}",
         "chance.errors": f"{CHANCE_ERRORS:g}",
         "digits": str(alignment.DIGITS),
         "left.out": " ".join(tex(sentence) for sentence in plan["left_out"]),
@@ -97,17 +104,12 @@ def train_values(results: dict) -> dict[str, str]:
     if not results["train"]:
         return {}
     runs = sorted(results["train"].values(), key=lambda run: run["metrics"]["ratio"])
-    recipe, metrics = runs[0]["parameters"], runs[0]["metrics"]
     keys = ("epochs", "batch_size", "learning_rate", "clip", "power", "scale", "margin", "embedding_size")
-    found = {f"train.{key}": f"{recipe[key]:g}" for key in keys}
-    found["train.optimizer"] = (
-        f"SGD (momentum {recipe['momentum']:g}, weight decay {recipe['weight_decay']:g})"
-        if recipe["optimizer"] == "sgd"
-        else f"AdamW (weight decay {recipe['weight_decay']:g})"
-    )
-    warmup = f"after a warm-up over the first {100 * recipe['warmup']:g}\\,\\% of the steps"
-    found["train.warmup"] = warmup if recipe["warmup"] else "without warm-up"
-    found["train.precision"] = "bf16 autocast" if metrics["bf16"] else "float32"
+    found = {f"train.{key}": told(runs, lambda run, key=key: f"{run['parameters'][key]:g}") for key in keys}
+    found["train.optimizer"] = told(runs, optimizer_words)
+    found["train.warmup"] = told(runs, warmup_words)
+    found["train.precision"] = told(runs, lambda run: "bf16 autocast" if run["metrics"]["bf16"] else "float32")
+    found["train.seeds"] = told(runs, lambda run: f"{run['parameters']['seed']}")
 
     by_ratio = {f"{run['metrics']['ratio']:g}": run["metrics"] for run in runs}
     sizes = [f"{m['images']:,} images of {m['identities']:,} identities at $r = {r}$" for r, m in by_ratio.items()]
@@ -119,7 +121,7 @@ def train_values(results: dict) -> dict[str, str]:
         else "No identity loses all its images."
     )
 
-    faces, synthetic = Path(recipe["data"]).name, results["plan"]["synthetic"]
+    faces, synthetic = Path(runs[0]["parameters"]["data"]).name, results["plan"]["synthetic"]
     known = {"casia-webface": "those of CASIA-WebFace~\\cite{casia}"}
     source = "synthetic, drawn by facelib" if synthetic else known.get(faces, f"those of the folder {tex(faces)}")
     found["claim.training_data"] = f"The training faces are {source}."
@@ -129,6 +131,27 @@ def train_values(results: dict) -> dict[str, str]:
         images = f"all but {max(not_found)} images" if max(not_found) else "every image"
         found["claim.landmarks"] = f"which MTCNN~\\cite{{mtcnn}} finds in {images}"
     return found
+
+
+def told(runs: list[dict], words: Callable[[dict], str]) -> str:
+    """What the words say of the training runs: once if it is the same of all, else of which runs each."""
+    said: dict[str, list[str]] = {}
+    for run in runs:
+        name = f"{tex(run['parameters']['backbone'])} at $r = {run['parameters']['ratio']:g}$"
+        said.setdefault(words(run), []).append(name)
+    return next(iter(said)) if len(said) == 1 else join([f"{word} ({', '.join(of)})" for word, of in said.items()])
+
+
+def optimizer_words(run: dict) -> str:
+    recipe = run["parameters"]
+    if recipe["optimizer"] == "sgd":
+        return f"SGD (momentum {recipe['momentum']:g}, weight decay {recipe['weight_decay']:g})"
+    return f"AdamW (weight decay {recipe['weight_decay']:g})"
+
+
+def warmup_words(run: dict) -> str:
+    share = run["parameters"]["warmup"]
+    return f"after a warm-up over the first {100 * share:g}\\,\\% of the steps" if share else "without warm-up"
 
 
 def test_values(results: dict) -> dict[str, str]:
@@ -160,15 +183,17 @@ def is_synthetic(run: dict) -> bool:
 
 def claim_flip(results: dict) -> str:
     """Which models were given the flip-test."""
-    flipped = {"released" if name.startswith("released") else "trained": set() for name in results["verify"]}
+    flips: dict[str, set[bool]] = {}
     for name, run in results["verify"].items():
-        flipped["released" if name.startswith("released") else "trained"].add(run["parameters"]["flip"])
+        of = "released" if name.startswith("released") else "trained"
+        flips.setdefault(of, set()).add(run["parameters"]["flip"])
+    words = {"released": "the released model", "trained": "the trained models"}
     sums = "an image's embedding and its mirror image's are added"
-    if set().union(*flipped.values()) == {True}:
-        return f"In the flip-test {sums}; every model has it."
-    if flipped.get("released") == {True}:
-        return f"The released model is given the flip-test, where {sums}, as published; the trained ones are not."
-    return "No model is given the flip-test, where " + sums + "."
+    flipped = join([words[of] for of in words if flips.get(of) == {True}])
+    others = join([words[of] for of in words if of in flips and flips[of] != {True}])
+    if not flipped:
+        return f"In a flip-test {sums}; it is given to no model."
+    return f"In the flip-test {sums}; it is given to {flipped}{f', not to {others}' if others else ''}."
 
 
 def cost_values(results: dict) -> dict[str, str]:
@@ -184,11 +209,30 @@ def cost_values(results: dict) -> dict[str, str]:
         "machine": tex(results["flops"]["environment"]["machine"]),
         "claim.cost": cost_words(costs),
         "claim.published": claim_published(results),
+        "claim.counted": claim_counted(costs),
         "claim.layout": claim_layout(costs),
         "claim.speed": f"{'FLOPs alone mislead' if mislead else 'FLOPs foretell the speed here'}: by them the light"
         f" backbone should be {times(by_flops)}; measured on this machine, it is {times(inference)} at inference and"
         f" {times(training)} in training.",
     }
+
+
+# fvcore's and PyTorch's names of operators, in words.
+OPERATORS = {"conv": "convolutions", "linear": "linear layers", "batch_norm": "batch normalisation"}
+OPERATORS |= {"adaptive_avg_pool2d": "pooling", "mean": "means over feature maps", "add": "sums of feature maps"}
+OPERATORS |= {"mul": "products of feature maps"}
+OPERATORS |= dict.fromkeys(("prelu", "relu", "silu", "sigmoid", "hardswish", "gelu"), "activation functions")
+
+
+def claim_counted(costs: dict) -> str:
+    """Which operators of the two backbones fvcore counts and which it leaves out."""
+
+    def words(names: Iterable[str]) -> str:
+        return join(list(dict.fromkeys(OPERATORS.get(name, tex(name)) for name in names)))
+
+    counted = words(name for cost in costs.values() for name, number in cost["flops_of"].items() if number)
+    left_out = words(name for cost in costs.values() for name in cost["uncounted"])
+    return f"{counted} are counted{f', {left_out} are not' if left_out else ''}"
 
 
 def fastest(speeds: dict[str, float]) -> float:
@@ -276,7 +320,7 @@ def trained(results: dict, light: str = "normal") -> dict[tuple[str, float], dic
 def chance_bound(genuine: np.ndarray) -> float:
     """The AUC that a model without skill exceeds once in 740: 0.5 plus three standard errors (Hanley & McNeil 1982)."""
     m, n = int(genuine.sum()), int((~genuine).sum())
-    return 0.5 + CHANCE_ERRORS * math.sqrt((m + n + 1) / (12 * m * n))
+    return CHANCE_AUC + CHANCE_ERRORS * math.sqrt((m + n + 1) / (12 * m * n))
 
 
 def claim_chance(results: dict) -> str:
@@ -377,8 +421,10 @@ def claim_released(results: dict) -> str:
     sentence = f"The released model ({tex(name)}) reaches {percent_fine(normal['metrics']['accuracy'])} accuracy"
     published = None if is_synthetic(normal) else PUBLISHED_RELEASED.get(name)
     sentence += f"; {percent_fine(published)} are published \\cite{{insightface}}." if published else "."
-    if normal["metrics"]["auc"] > 0.9:
-        sentence += " Neither its training data nor the test images stand in the way of a working verification."
+    if normal["metrics"]["auc"] > chance_bound(normal["genuine"]):
+        sentence += " It is above chance, where the published report's curves of a released model are not."
+    else:
+        sentence += " It can't be told from chance, as in the published report."
     if low is not None:
         sentence += (
             f" In low light it keeps {percent_fine(low['metrics']['accuracy'])} (AUC {low['metrics']['auc']:.3f})."
@@ -407,7 +453,7 @@ def claim_answer(results: dict) -> str:
             "heavy": f"the light backbone is {points} less accurate",
         }[found["verdict"]]
         return (
-            f"These runs don't decide it: trained on so little, neither backbone is a verifier to rely on (AUC"
+            f"These runs don't decide it: as trained here, neither backbone is a verifier to rely on (AUC"
             f" {light:.3f} for the light and {heavy:.3f} for the heavy one at $r = {found['ratio']:g}$); {compared}."
         )
     return {

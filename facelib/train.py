@@ -8,10 +8,14 @@
     environment.json      commit, package versions, machine, data fingerprint
 
 The folder appears whole, at the end, or not at all.
+
+    python -m facelib.train PARAMETERS.json ...    # whether these runs can be made, before anything is computed
 """
 
 import dataclasses
+import json
 import math
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +80,9 @@ class Config:
             raise ValueError(f"ratio must be in (0, 1], found {self.ratio}")
         if self.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2 for batch normalisation, found {self.batch_size}")
-        for name in ("weight_decay", "clip", "workers", "margin"):
+        if not 0 <= self.margin <= math.pi / 2:
+            raise ValueError(f"margin must be in [0, pi/2] radians, found {self.margin}")
+        for name in ("weight_decay", "clip", "workers", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be below 0, found {getattr(self, name)}")
         for name in ("momentum", "warmup"):
@@ -101,6 +107,11 @@ def use_bf16(precision: str, device: str) -> bool:
     return any(torch.cpu.get_capabilities().get(unit, False) for unit in ("avx512_bf16", "amx_bf16"))
 
 
+def select_images(config: Config, landmarks: pd.DataFrame | None = None) -> data.IdentityFolder:
+    """The images that a run trains on; before faces are detected, to tell early of a ratio that leaves nothing."""
+    return data.IdentityFolder(config.data, config.ratio, config.seed, config.keep_one, landmarks)
+
+
 def train(config: Config) -> dict:
     """Train by the config, write the run's folder, return its metrics. An earlier run in the folder is replaced.
 
@@ -111,11 +122,10 @@ def train(config: Config) -> dict:
     environment = provenance.environment(device)  # now: the repository may have moved on by the end
     torch.manual_seed(config.seed)
     backbone = models.create_model(config.backbone, config.embedding_size)
-    asked = (config.data, config.ratio, config.seed, config.keep_one)
-    data.IdentityFolder(*asked)  # a ratio that leaves nothing is told before faces are detected
+    select_images(config)
     landmarks = alignment.find_landmarks(config.data, config.cache, device) if config.aligned else None
     detected = config.aligned and not (Path(config.data) / alignment.OWN).exists()
-    dataset = data.IdentityFolder(*asked, landmarks)
+    dataset = select_images(config, landmarks)
     head_class = losses.ArcFace if config.loss == "arcface" else losses.Softmax
     arguments = {"scale": config.scale, "margin": config.margin} if config.loss == "arcface" else {}
     head = head_class(config.embedding_size, len(dataset.identities), **arguments)
@@ -123,6 +133,9 @@ def train(config: Config) -> dict:
     size = sum(p.numel() * p.element_size() for module in (backbone, head) for p in module.state_dict().values())
     with whole_folder(config.output, FILES, reserve=size + 2**20) as folder:
         log = fit(backbone, head, dataset, config, device)
+        for name, weights in backbone.state_dict().items():
+            if not weights.isfinite().all():
+                raise FloatingPointError(f"{name} is not finite after the last step. Lower learning_rate or set warmup.")
         losses_of_last_epoch = log.loss[log.epoch == config.epochs]
         metrics = {
             "backbone": config.backbone,
@@ -201,3 +214,16 @@ def fit(
 
 def cpu_state(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    try:
+        for file in sys.argv[1:]:
+            config = Config(**json.loads(Path(file).read_text()))
+            config.check()
+            chosen = select_images(config)
+            print(f"{file}: {len(chosen)} images of {len(chosen.identities)} identities")
+    except (OSError, ValueError, TypeError) as error:
+        sys.exit(f"\n{file}: {error}")

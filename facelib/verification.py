@@ -31,6 +31,7 @@ from facelib.models import SIZE, Embedder, choose_device, load_embedder
 from facelib.output import whole_folder, write_json
 
 FAR = 1e-2  # at which TAR is measured
+LOW_LIGHT_FACTOR = 2
 FILES = ("scores.npz", "metrics.json", "parameters.json", "environment.json")
 
 
@@ -56,16 +57,23 @@ def pair_scores(embeddings: Tensor, first: np.ndarray, second: np.ndarray) -> np
     return (embeddings[first] * embeddings[second]).sum(1)
 
 
+def thresholds_between(rising: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All ways to cut rising scores (N,): thresholds (N + 1,), the k-th rejects the k lowest, and which are possible.
+
+    A threshold lies midway between two neighbouring scores. Equal scores can't be parted.
+    """
+    lower, upper = rising[:-1], rising[1:]
+    middle = np.where((lower + upper) / 2 > lower, (lower + upper) / 2, upper)  # neighbouring floats have none between
+    cuts = np.concatenate([[rising[0] - 1], middle, [rising[-1] + 1]])
+    return cuts, np.concatenate([[True], upper > lower, [True]])
+
+
 def best_threshold(scores: np.ndarray, genuine: np.ndarray) -> float:
     """The threshold of highest accuracy: midway between two neighbouring scores; of several, the middle one."""
     order = np.argsort(scores)
-    sorted_scores = scores[order]
     # correct[k]: pairs judged rightly when the k lowest are rejected.
     correct = np.concatenate([[0], np.cumsum(np.where(genuine[order], -1, 1))]) + genuine.sum()
-    lower, upper = sorted_scores[:-1], sorted_scores[1:]
-    middle = np.where((lower + upper) / 2 > lower, (lower + upper) / 2, upper)  # neighbouring floats have none between
-    cuts = np.concatenate([[sorted_scores[0] - 1], middle, [sorted_scores[-1] + 1]])
-    possible = np.concatenate([[True], upper > lower, [True]])  # equal scores can't be parted
+    cuts, possible = thresholds_between(scores[order])
     best = np.flatnonzero(possible & (correct == correct[possible].max()))
     return float(cuts[best[len(best) // 2]])
 
@@ -114,7 +122,12 @@ def measures(scores: np.ndarray, genuine: np.ndarray, fold: np.ndarray) -> dict[
     """All measures of one model on one list of pairs, as shares of 1.
 
     `accuracy` is the mean over folds, `accuracy_std` their standard deviation (divisor folds - 1), if folds > 1.
+    Raises ValueError if a score is not a finite number, or if all pairs are of one kind.
     """
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{np.sum(~np.isfinite(scores))} of {len(scores)} scores are not finite: the model is broken")
+    if genuine.all() or not genuine.any():
+        raise ValueError(f"all {len(genuine)} pairs are {'genuine' if genuine.all() else 'impostor'}: both are needed")
     found = {
         "pairs": len(scores),
         "auc": float(sklearn.metrics.roc_auc_score(genuine, scores)),
@@ -130,7 +143,7 @@ def measures(scores: np.ndarray, genuine: np.ndarray, fold: np.ndarray) -> dict[
 
 def low_light(images: Tensor) -> Tensor:
     """The published low-light transform, x -> 2 sqrt(x), on uint8 in [0, 255] and cast back: at most 31."""
-    return (2 * images.float().sqrt()).to(torch.uint8)
+    return (LOW_LIGHT_FACTOR * images.float().sqrt()).to(torch.uint8)
 
 
 LIGHTS = {"normal": None, "low": low_light}

@@ -172,9 +172,10 @@ def test_what_programs_leave_among_images_is_passed_over(tmp_path):
     assert list_images(tmp_path) == ["a/1.jpg"]
 
 
-def test_an_image_of_floats_is_refused_because_its_range_is_unknown(tmp_path):
-    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "a.tiff")
-    with pytest.raises(ImageError, match="a.tiff.*floats"):
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_an_image_of_32_bit_numbers_is_refused_because_its_range_is_unknown(tmp_path, kind):
+    Image.fromarray(np.full((4, 4), 200, kind)).save(tmp_path / "a.tiff")
+    with pytest.raises(ImageError, match="a.tiff.*32-bit.*unknown range"):
         read_image(tmp_path / "a.tiff")
 
 

@@ -52,6 +52,7 @@ def cost(backbone, parameters, flops):
         "backbone": backbone, "parameters": parameters, "flops": flops, "activations": 10**6,
         "training_speed": {"contiguous": 1.0, "channels last": 2.0},
         "inference_speed": {"contiguous": 8.0, "channels last": 4.0},
+        "flops_of": {"conv": 9, "batch_norm": 1}, "uncounted": ["add", "prelu"],
     }  # fmt: skip
 
 
@@ -95,8 +96,8 @@ def test_the_low_light_claim_follows_the_loss_of_auc():
 
 def test_the_released_model_is_reported_beside_its_published_accuracy():
     claim = report.claim_released(results(2.0, 2.0, released=6.0))
-    assert "99.50" in claim and "working verification" in claim
-    assert "working verification" not in report.claim_released(results(2.0, 2.0, released=0.0))
+    assert "99.50" in claim and "is above chance" in claim
+    assert "can't be told from chance" in report.claim_released(results(2.0, 2.0, released=0.0))
 
 
 def test_a_fold_difference_is_the_paired_mean_and_its_standard_error():
@@ -156,12 +157,40 @@ def test_training_faces_are_named_by_their_folder_and_landmarks_by_where_they_ar
 
 def test_the_flip_test_is_told_of_the_models_that_have_it():
     found = results(1.0, 1.0, released=3.0)
-    assert "No model is given the flip-test" in report.claim_flip(found)
-    found["verify"]["released-normal"]["parameters"]["flip"] = True
-    assert "released model is given the flip-test" in report.claim_flip(found)
-    for run in found["verify"].values():
-        run["parameters"]["flip"] = True
-    assert "every model has it" in report.claim_flip(found)
+    trained = [run for name, run in found["verify"].items() if not name.startswith("released")]
+
+    def claim(released: bool, others: bool) -> str:
+        found["verify"]["released-normal"]["parameters"]["flip"] = released
+        for run in trained:
+            run["parameters"]["flip"] = others
+        return report.claim_flip(found)
+
+    assert "given to no model" in claim(False, False)
+    assert "given to the released model, not to the trained models" in claim(True, False)
+    assert "given to the trained models, not to the released model" in claim(False, True)
+    assert "given to the released model and the trained models." in claim(True, True)
+
+
+def test_a_recipe_that_differs_between_runs_is_told_of_each():
+    light, heavy, third = trained_on("data/celeb", 0), trained_on("data/celeb", 0), trained_on("data/celeb", 0)
+    light["parameters"] |= {"backbone": "efficientnet_b3", "learning_rate": 0.1}
+    for run in (heavy, third):
+        run["parameters"] |= {"backbone": "iresnet50", "learning_rate": 0.01}
+    third["parameters"]["ratio"] = 0.5
+    values = report.train_values(results(1.0, 1.0) | {"train": {"a": light, "b": heavy, "c": third}})
+    assert values["train.epochs"] == "12"
+    expected = r"0.1 (efficientnet\_b3 at $r = 1$) and 0.01 (iresnet50 at $r = 1$, iresnet50 at $r = 0.5$)"
+    assert values["train.learning_rate"] == expected
+
+
+def test_what_the_counter_counts_and_leaves_out_is_told_from_its_own_list():
+    costs = results(1.0, 1.0)["flops"]["metrics"]
+    assert report.claim_counted(costs) == (
+        "convolutions and batch normalisation are counted, sums of feature maps and activation functions are not"
+    )
+    costs["light"] |= {"flops_of": {"linear": 5, "adaptive_avg_pool2d": 0}, "uncounted": ["add", "new_op"]}
+    words = report.claim_counted(costs)
+    assert "linear layers are counted" in words and "pooling" not in words and r"new\_op are not" in words
 
 
 def test_flops_mislead_only_where_the_measured_speed_says_so():
