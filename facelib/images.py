@@ -23,9 +23,9 @@ def read_image(path: str | Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             image.load()
-            image = ImageOps.exif_transpose(image)
             if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
                 raise ValueError("its pixels are 32-bit numbers of unknown range")
+            image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion to RGB would clip at 255
                 grey = np.clip(np.asarray(image, dtype=np.float32) / 257, 0, 255).round().astype(np.uint8)
                 return np.repeat(grey[:, :, None], 3, axis=2)
