@@ -25,10 +25,19 @@ SMALL = ("celeb/a/1.jpg", "lfw/pairs.txt")
 PAPER = ("casia-webface/a/1.jpg", "lfw/pairs.txt")
 
 
-def test_without_data_the_demo_is_taken_and_the_reason_says_what_to_put_where(tmp_path):
-    name, line = profiles.choose(PROFILES, tmp_path, gpu=True)
+def test_without_data_the_demo_is_taken_and_the_reason_says_what_to_put_where(tmp_path, monkeypatch):
+    monkeypatch.chdir(put(tmp_path, "data/README.md", "data/celebs/a/1.jpg"))
+    name, line = profiles.choose(PROFILES, Path("data"), gpu=True)
     assert name == "demo"
-    assert f"{tmp_path}/casia-webface/<identity>/<image>.jpg" in line and f"LFW in {tmp_path}/lfw" in line
+    assert "data/casia-webface/<identity>/<image>.jpg" in line and "LFW in data/lfw" in line
+    assert "data holds: celebs" in line
+
+
+def test_a_folder_that_was_named_but_holds_no_data_set_is_an_error_and_no_demo(tmp_path):
+    with pytest.raises(ValueError, match=f"DATA={tmp_path} has no data set.*holds: celebs, lfw"):
+        profiles.choose(PROFILES, put(tmp_path, "celebs/a/1.jpg", "lfw/pairs.txt"), gpu=True)
+    with pytest.raises(ValueError, match="there is no folder .*nowhere"):
+        profiles.choose(PROFILES, tmp_path / "nowhere", gpu=False)
 
 
 def test_the_largest_profile_that_data_and_device_allow_is_taken(tmp_path):
@@ -71,6 +80,20 @@ def test_each_backbone_is_trained_at_each_ratio_and_verified_in_both_lights(tmp_
     assert runs["verify/released-normal"]["parameters"]["flip"] is True
 
 
+def test_parameters_of_one_run_alone_stand_above_those_of_all(tmp_path):
+    profile = PROFILES["small"] | {"runs": {"iresnet50-r0.25": {"learning_rate": 0.01, "seed": 7}}}
+    runs = profiles.plan("small", profile, tmp_path)["runs"]
+    changed = {name for name, run in runs.items() if run["parameters"].get("seed") == 7}
+    assert changed == {"train/iresnet50-r0.25"}
+    assert runs["train/iresnet50-r0.25"]["parameters"]["epochs"] == PROFILES["small"]["train"]["epochs"]
+
+
+def test_parameters_of_a_run_that_the_profile_does_not_have_are_refused_with_its_runs(tmp_path):
+    profile = PROFILES["small"] | {"runs": {"iresnet50-0.25": {"seed": 7}}}
+    with pytest.raises(ValueError, match=r"\[small.runs\] names iresnet50-0.25.*iresnet50-r0.25"):
+        profiles.plan("small", profile, tmp_path)
+
+
 def test_a_missing_released_model_is_left_out_with_a_sentence_that_says_what_to_put_where(tmp_path):
     plan = profiles.plan("small", PROFILES["small"], tmp_path)
     assert not any("released" in name for name in plan["runs"])
@@ -111,6 +134,47 @@ def test_a_listing_changes_with_the_names_of_the_files_alone(tmp_path):
     put(tmp_path, "a/1.jpg", ".DS_Store", "a/.thumbnails/1.jpg")
     assert profiles.listing(tmp_path) == before
     assert profiles.listing(put(tmp_path, "a/2.jpg")) != before
+
+
+def test_a_kept_listing_is_that_of_the_folder_as_it_is_now(tmp_path):
+    faces, cache = put(tmp_path / "faces", "a/1.jpg", "b/1.jpg", "b/2.jpg"), tmp_path / "listing.json"
+    assert profiles.listing(faces, cache) == profiles.listing(faces, cache) == profiles.listing(faces)
+    for change in (
+        lambda: put(faces, "a/2.jpg"),
+        lambda: (faces / "b/1.jpg").rename(faces / "b/3.jpg"),
+        lambda: (faces / "b/2.jpg").unlink(),
+        lambda: put(faces, "c/1.jpg"),
+        lambda: (faces / "c").rename(faces / "d"),
+    ):
+        before = profiles.listing(faces, cache)
+        change()
+        assert profiles.listing(faces, cache) == profiles.listing(faces) != before
+
+
+def test_a_module_depends_on_what_it_imports_and_what_that_imports_but_not_on_what_records_it(tmp_path):
+    package = tmp_path / "facelib"
+    package.mkdir()
+    modules = {"a": "from facelib import b, output\nfrom facelib.c import x", "b": "import json", "c": "x = 1"}
+    modules |= {"output": "from facelib import d", "d": "", "e": ""}
+    for name, source in modules.items():
+        (package / f"{name}.py").write_text(source)
+    assert profiles.modules_behind("a", package) == ["a", "b", "c"]
+
+
+def test_the_loss_is_behind_the_training_and_the_pairs_are_behind_the_verification():
+    assert {"train", "losses", "models", "iresnet", "data", "alignment"} <= {*profiles.modules_behind("train")}
+    assert {"verification", "models", "data"} <= {*profiles.modules_behind("verification")}
+    assert "losses" not in profiles.modules_behind("verification")
+
+
+def test_words_in_code_are_no_part_of_it():
+    code = "def f(x):\n    return x + 1\n"
+    told = '"""A module."""\ndef f(x):\n    """One more."""\n    # why\n    return x + 1  # more\n'
+    documented = 'def f(x):\n    """One less."""\n    return x + 1\n'
+    without = profiles.without_words
+    assert without(told) == without(told.replace("One more", "Another")) != without(told.replace("+", "-"))
+    assert without(documented) == without(documented.replace("One less", "One more"))
+    assert without(code) == without(code.replace("+ 1", "+ 1  # one"))
 
 
 def test_prose_and_outputs_are_no_part_of_a_notebooks_code(tmp_path):
