@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from facelib.alignment import COLUMNS, TEMPLATE
 from facelib.data import IdentityFolder, Loader, PairImages, augment, centre_crop, prefetch, random_flip, read_pairs
+from facelib.images import ImageError
 
 
 def identity_folder(folder, **counts: int):
@@ -92,6 +93,12 @@ def test_identities_without_an_image_left_are_dropped_and_counted(tmp_path):
     data = IdentityFolder(identity_folder(tmp_path, a=9, b=10, c=3, d=25), 0.1)
     assert data.identities == ["b", "d"] and data.dropped == 2
     assert data.labels.tolist() == [0, 1, 1]
+
+
+def test_identities_that_hold_no_image_are_counted_among_the_dropped(tmp_path):
+    folder = identity_folder(tmp_path, b=10, d=25)
+    (folder / "empty").mkdir()
+    assert IdentityFolder(folder, 1.0).dropped == 1
 
 
 def test_keep_one_keeps_one_image_of_those_that_would_be_dropped(tmp_path):
@@ -316,6 +323,19 @@ def epoch(loader) -> list[list[int]]:
         assert (images == (labels - 1000)[:, None, None, None]).all()
         batches.append((labels - 1000).tolist())
     return batches
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_is_told_in_one_sentence_whoever_reads_it(tmp_path, workers):
+    for identity in "ab":
+        (tmp_path / identity).mkdir()
+        Image.new("RGB", (112, 112)).save(tmp_path / identity / "1.png")
+    culprit = tmp_path / "b" / "1.png"
+    culprit.write_bytes(culprit.read_bytes()[:50])
+    with pytest.raises(ImageError) as raised:
+        list(Loader(IdentityFolder(tmp_path), 2, workers=workers))
+    assert str(raised.value).startswith(f"{culprit}: not a readable image")
+    assert len(str(raised.value).splitlines()) == 1
 
 
 def test_without_shuffling_images_come_in_order_to_the_last():

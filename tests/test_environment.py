@@ -8,6 +8,7 @@ from importlib import metadata
 
 import pytest
 
+import lock
 from facelib import ROOT, profiles
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -30,6 +31,11 @@ def test_a_dependency_is_locked_and_in_environment_yml_in_the_same_version(depen
     assert all(f'- "{pin}"' in CONDA for pin in pins)
     if "==" in dependency:
         assert pins == [dependency]
+
+
+def test_environment_yml_is_what_make_lock_would_write(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert CONDA == lock.environment_yml()
 
 
 def test_environment_yml_lists_no_other_package_and_takes_the_rest_from_the_lock():
@@ -58,7 +64,7 @@ def imports(code: str) -> set[str]:
 def test_all_that_is_imported_is_a_dependency():
     code = [file.read_text() for folder in ("facelib", "tests") for file in (ROOT / folder).glob("*.py")]
     code += [profiles.code_of(file) for file in (ROOT / "notebooks").glob("*.ipynb")]
-    imported = set().union(*map(imports, code)) - set(sys.stdlib_module_names) - {"facelib"}
+    imported = set().union(*map(imports, code)) - set(sys.stdlib_module_names) - {"facelib", "lock"}
     assert {"torch", "onnx", "seaborn"} <= imported
     distributions = metadata.packages_distributions()
     declared = {name_of(dependency).lower() for dependency in PROJECT["dependencies"]}

@@ -131,7 +131,7 @@ def test_a_changed_list_of_runs_redraws_the_report(report):
 def test_saving_a_notebook_reruns_nothing_unless_its_code_changed(report):
     notebook = report[0] / "notebooks" / "train.ipynb"
     text = notebook.read_text()
-    code = report[0] / "build" / "tiny" / "code" / "train.py"
+    code = report[0] / "build" / "tiny" / "code" / "train.txt"
     before = code.stat()
     notebook.write_text(
         text.replace('"outputs": []', '"outputs": [], "collapsed": true').replace("# Train", "# To train")
@@ -144,6 +144,42 @@ def test_saving_a_notebook_reruns_nothing_unless_its_code_changed(report):
     os.utime(code, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert saved == []
     assert {"train/iresnet18_025-r1", "train/mobilenetv3_small_050-r1", "figures"} <= set(changed)
+
+
+def test_changed_code_of_facelib_reruns_what_it_computes_and_changed_words_rerun_nothing(report):
+    losses = report[0] / "facelib" / "losses.py"
+    code = report[0] / "build" / "tiny" / "code" / "train.txt"
+    text, before = losses.read_text(), code.stat()
+    losses.write_text(text + "\n# a remark\n")
+    remarked = runs_in(planned(report))
+    losses.write_text(text + "\nSOMETHING = 1\n")
+    changed = runs_in(planned(report))
+    losses.write_text(text)
+    planned(report)
+    os.utime(code, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert remarked == []
+    trained = {"train/iresnet18_025-r1", "train/mobilenetv3_small_050-r1"}
+    verified = {f"{run.replace('train', 'verify')}-{light}" for run in trained for light in ("normal", "low")}
+    assert {*changed} == trained | verified | {"figures"}
+
+
+def test_a_parameter_of_one_run_in_the_profile_reruns_that_run_and_what_needs_it(report):
+    profiles = report[0] / "notebooks" / "profiles.toml"
+    parameters = report[0] / "build" / "tiny" / "parameters" / "train" / "iresnet18_025-r1.json"
+    text, before = profiles.read_text(), {file: file.stat() for file in (parameters, report[0] / "build/tiny/plan.json")}
+    profiles.write_text(text + '\n[tiny.runs."iresnet18_025-r1"]\nseed = 3\n')
+    todo = runs_in(planned(report))
+    profiles.write_text(text)
+    planned(report)
+    for file, stat in before.items():
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    verified = {f"verify/iresnet18_025-r1-{light}" for light in ("normal", "low")}
+    assert set(todo) == {"train/iresnet18_025-r1", *verified, "figures"}
+
+
+def test_the_pdf_is_a_goal_of_its_own(report):
+    checkout, words = report
+    assert make(checkout, "--question", "report/report.pdf", *words[1:], check=False).returncode == 0
 
 
 def test_an_image_more_among_the_training_faces_trains_again(report):
@@ -244,6 +280,7 @@ def test_what_is_wrong_with_the_test_data_stops_make_before_any_training(report,
     [
         (["PROFILE=smal"], "PROFILE=smal is unknown"),
         (["PROFILE=small", "DATA=nowhere"], "PROFILE=small needs training images"),
+        (["DATA=nowhere"], "DATA=nowhere has no data set for a report: "),
         (["DATA=my data"], "can't handle a path with spaces"),
         (["PYTHON="], "Python 3.11 or newer is needed"),
     ],

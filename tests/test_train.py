@@ -1,7 +1,9 @@
 """Training: the schedule, what a run leaves, and what it refuses before the first step."""
 
 import json
+import resource
 import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from facelib import alignment, synthetic
+from facelib import ROOT, alignment, synthetic
 from facelib.models import load_embedder
 from facelib.train import Config, learning_rate, train
 
@@ -88,6 +90,9 @@ def test_autocast_to_bf16_trains_too(faces, tmp_path):
         ({"optimizer": "lamb"}, "optimizer must be one of"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"batch_size": 1}, "batch_size must be at least 2"),
+        ({"margin": -0.1}, r"margin must be in \[0, pi/2\]"),
+        ({"margin": 28.6}, r"margin must be in \[0, pi/2\] radians"),
+        ({"seed": -1}, "seed must not be below 0"),
         ({"warmup": 1.0}, r"warmup must be in \[0, 1\)"),
         ({"ratio": 0.1}, "ratio 0.1 leaves 0 of 4 identities.*raise ratio, or set keep_one"),
         ({"ratio": 0.0}, r"ratio must be in \(0, 1\]"),
@@ -131,6 +136,42 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_tells_the_step(faces, tmp_p
     with pytest.raises(FloatingPointError, match="step 2 of 6, learning rate"):
         train(config(faces, tmp_path / "run", learning_rate=1e30, clip=0.0))
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_the_last_step_breaks_are_not_kept(faces, tmp_path):
+    # Two steps an epoch: the second's loss is still that of weights which the first left finite.
+    with pytest.raises(FloatingPointError, match="not finite after the last step. Lower learning_rate"):
+        train(config(faces, tmp_path / "run", epochs=1, batch_size=16, learning_rate=1e38, weight_decay=1e38, clip=0.0))
+    assert not (tmp_path / "run").exists()
+
+
+def check(*parameters) -> subprocess.CompletedProcess:
+    """What the check of runs says before anything is computed."""
+    return subprocess.run([sys.executable, "-m", "facelib.train", *parameters], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_runs_are_checked_all_at_once_without_training(faces, tmp_path):
+    for name, other in {"good": {}, "wrong": {"epochs": 0}, "misspelt": {"epoch": 3}, "empty": {"ratio": 0.1}}.items():
+        asked = {"data": str(faces), "output": str(tmp_path / "run"), **other}
+        (tmp_path / f"{name}.json").write_text(json.dumps(asked))
+    good = check(tmp_path / "good.json")
+    assert good.returncode == 0 and "good.json: 16 images of 4 identities" in good.stdout
+    for name, message in {"wrong": "epochs must be above 0", "misspelt": "epoch", "empty": "ratio 0.1 leaves"}.items():
+        done = check(tmp_path / "good.json", tmp_path / f"{name}.json")
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert f"{name}.json" in done.stderr and message in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_system_that_takes_no_file_of_that_size_is_told_before_training(faces, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    try:
+        with pytest.raises(OSError, match="run: no space left on the disk .* Make room and run it again"):
+            train(config(faces, tmp_path / "run"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_is_told_before_training(faces, tmp_path):

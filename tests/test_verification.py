@@ -185,6 +185,19 @@ def test_accuracy_is_the_mean_over_folds_with_the_standard_deviation_of_a_sample
     assert found["accuracy_std"] > 0
 
 
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_scores_of_a_broken_model_have_no_measures(broken):
+    scores, genuine = np.array([0.1, broken, 0.3, 0.4]), np.array([True, True, False, False])
+    with pytest.raises(ValueError, match="1 of 4 scores are not finite"):
+        measures(scores, genuine, np.zeros(4, int))
+
+
+@pytest.mark.parametrize("kind, word", [(True, "genuine"), (False, "impostor")])
+def test_pairs_of_one_kind_have_no_measures(kind, word):
+    with pytest.raises(ValueError, match=f"all 3 pairs are {word}"):
+        measures(np.array([0.1, 0.2, 0.3]), np.full(3, kind), np.zeros(3, int))
+
+
 def test_one_fold_has_no_fold_accuracy():
     scores, genuine, _ = random_pairs(0)
     one = np.zeros(len(scores), int)
