@@ -4,8 +4,10 @@
 SHELL := /bin/bash
 
 DATA ?= data
-PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && echo $$p && break; done)
+ifndef PYTHON
+PYTHON := $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$p -S -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && echo $$p && break; done)
+endif
 
 ifeq ($(PYTHON),)
 $(error Python 3.11 or newer is needed and none was found. Install it, or name it: make PYTHON=/path/to/python3.11)
@@ -51,7 +53,7 @@ latex:
 # ---- Report. The plan of the profile's notebook runs is written by facelib/profiles.py from notebooks/profiles.toml.
 
 ifneq ($(REPORT_GOALS),)
-PLANNED := $(shell $(PYTHON) -m facelib.profiles $(DATA) $(PROFILE))
+PLANNED := $(shell $(PYTHON) -S -m facelib.profiles $(DATA) $(PROFILE))
 ifeq ($(PLANNED),)
 $(error nothing was computed)
 endif

@@ -9,6 +9,7 @@ what needs it. Uses nothing but the standard library: it runs before there is an
 """
 
 import ast
+import functools
 import hashlib
 import json
 import os
@@ -192,7 +193,7 @@ def modules_behind(module: str, package: Path = Path("facelib")) -> list[str]:
         found |= todo
         imported = set()
         for name in todo:
-            for node in ast.walk(ast.parse((package / f"{name}.py").read_text())):
+            for node in ast.walk(read_module(package / f"{name}.py")):
                 if isinstance(node, ast.ImportFrom) and node.module == package.name:
                     imported |= {alias.name for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package.name}."):
@@ -201,23 +202,29 @@ def modules_behind(module: str, package: Path = Path("facelib")) -> list[str]:
     return sorted(found)
 
 
-def without_words(source: str) -> str:
+def without_words(source: str) -> ast.Module:
     """Python source without its comments and docstrings: what can change a result."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
             body[0].value.value = ""
-    return ast.unparse(tree)
+    return tree
+
+
+@functools.cache
+def read_module(file: Path) -> ast.Module:
+    return without_words(file.read_text())
 
 
 def fingerprint(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def code_fingerprints(modules: list[str]) -> str:
-    """A line for each module of facelib: its name and the fingerprint of its code."""
-    return "".join(f"{name}.py {fingerprint(without_words(Path(f'facelib/{name}.py').read_text()))}\n" for name in modules)
+@functools.cache
+def code_fingerprint(module: str) -> str:
+    """A line: the name of facelib's module and the fingerprint of its code."""
+    return f"{module}.py {fingerprint(ast.unparse(read_module(Path(f'facelib/{module}.py'))))}\n"
 
 
 def listing(folder: Path, cache: Path | None = None) -> dict:
@@ -296,9 +303,10 @@ def main(data: str, name: str = "") -> None:
         write_if_changed(build / "parameters" / f"{run}.json", json.dumps(content["parameters"], indent=2) + "\n")
     for notebook, module in MODULE_OF.items():
         lines = f"{notebook}.ipynb {fingerprint(code_of(Path(f'notebooks/{notebook}.ipynb')))}\n"
-        write_if_changed(build / "code" / f"{notebook}.txt", lines + code_fingerprints(modules_behind(module)))
+        lines += "".join(map(code_fingerprint, modules_behind(module)))
+        write_if_changed(build / "code" / f"{notebook}.txt", lines)
     if made["synthetic"]:
-        write_if_changed(build / "code" / "faces.txt", code_fingerprints(["demo", "synthetic"]))
+        write_if_changed(build / "code" / "faces.txt", "".join(map(code_fingerprint, ["demo", "synthetic"])))
     else:
         for data_set in ("train_faces", "lfw"):
             found = listing(Path(made[data_set]), build / f"listing-{data_set}.json")
