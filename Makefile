@@ -79,9 +79,11 @@ report: report/report.pdf  ## environment, data, notebooks, figures, report/repo
 
 .PHONY: preview
 preview: $(ENVIRONMENT)  ## the report from those runs that are finished; it names the others
+	$(EXECUTE) statistics $(BUILD)/notebooks/statistics.ipynb --parameters $(BUILD)/parameters/statistics.json
 	$(EXECUTE) figures $(BUILD)/notebooks/preview.ipynb results=$(BUILD) output=figures
 	$(typeset)
-	@touch -d 1970-01-02 figures/numbers.tex report/report.pdf  # so that `make report` never takes it for its own
+	@# so that `make report` never takes them for its own
+	@touch -d 1970-01-02 $(BUILD)/statistics/metrics.json figures/numbers.tex report/report.pdf
 
 figures/numbers.tex: $(RESULTS) $(BUILD)/plan.json notebooks/figures.ipynb $(FIGURES_CODE) build/profile.txt | $(ENVIRONMENT)
 	$(EXECUTE) figures $(BUILD)/notebooks/figures.ipynb results=$(BUILD) output=figures

@@ -6,7 +6,7 @@ python -m facelib.demo    # the demo profile's synthetic faces, in build/demo/da
 import json
 from pathlib import Path
 
-from facelib import flops, profiles, synthetic
+from facelib import flops, profiles, statistics, synthetic
 from facelib.output import write_json
 from facelib.train import Config, train
 from facelib.verification import verify
@@ -46,6 +46,7 @@ def make_results() -> Path:
     EXAMPLE.mkdir(parents=True, exist_ok=True)
     write_json(EXAMPLE / "plan.json", plan)
     steps = {"flops": flops.measure, "train": lambda **given: train(Config(**given)), "verify": verify}
+    steps["statistics"] = statistics.summarise
     for run in plan["runs"].values():
         if not (Path(run["parameters"]["output"]) / "metrics.json").exists():
             steps[run["notebook"]](**run["parameters"])

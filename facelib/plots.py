@@ -35,7 +35,8 @@ def dashes(ratio: float) -> tuple:
 def curve_panels(scores: dict[str, list[dict]], kind: str) -> Figure:
     """One panel a light, one curve a model. `scores` maps a light to {"label", "color", "ratio", "score", "genuine"}.
 
-    `kind` is "roc" (TAR against FAR) or "pr" (precision against recall). The dotted grey line is chance.
+    `kind` is "roc" (TAR against FAR) or "pr" (precision against recall). The dotted grey line is chance. A model's
+    `bands`, if it has them, are kind -> (x (K,), low (K,), high (K,)), shaded.
     """
     figure, axes = plt.subplots(1, len(scores), figsize=(COLUMN, 1.95), sharey=True, squeeze=False)
     for axis, (light, models) in zip(axes[0], scores.items()):
@@ -45,6 +46,8 @@ def curve_panels(scores: dict[str, list[dict]], kind: str) -> Figure:
             else:
                 y, x = verification.precision_recall(model["score"], model["genuine"])
             axis.plot(x, y, color=model["color"], linestyle=dashes(model["ratio"]), label=model["label"])
+            if "bands" in model:
+                axis.fill_between(*model["bands"][kind], color=model["color"], alpha=0.13, linewidth=0)
         axis.plot([0, 1], [0, 1] if kind == "roc" else [0.5, 0.5], color="0.6", linestyle=":", linewidth=0.8)
         axis.set(title=LIGHTS[light], xlim=(-0.01, 1.01), xlabel="FAR" if kind == "roc" else "recall")
         axis.set_ylim(*((-0.01, 1.01) if kind == "roc" else (0.47, 1.01)))

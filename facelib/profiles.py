@@ -22,7 +22,7 @@ from pathlib import Path
 DEFAULT_DATA = Path("data")
 MODELS = (".onnx", ".pth", ".pt")
 # The module whose code, with all that it imports, decides what comes out of a notebook's run...
-MODULE_OF = {"flops": "flops", "train": "train", "verify": "verification"}
+MODULE_OF = {"flops": "flops", "train": "train", "verify": "verification", "statistics": "statistics"}
 RECORDS = {"output", "provenance"}  # ... but for those that only write it down
 # What insightface packs beside its embedders: detectors, landmarks, attributes.
 NOT_EMBEDDERS = ("det_", "scrfd", "1k3d68", "2d106det", "genderage")
@@ -126,6 +126,11 @@ def plan(name: str, profile: dict, data: Path) -> dict:
                 | ({"flip": True} if model == "released" else {}),
                 "needs": ["$(LFW_LANDMARKS)", "$(PAIRS)", source if model == "released" else f"{source}/metrics.json"],
             }
+    runs["statistics"] = {
+        "notebook": "statistics",
+        "parameters": {"results": build, "output": f"{build}/statistics"},
+        "needs": [f"{run['parameters']['output']}/metrics.json" for run in runs.values() if run["notebook"] == "verify"],
+    }
     return {
         "profile": name,
         "description": profile["description"],
@@ -164,7 +169,7 @@ def makefile(plan: dict) -> str:
         ]
     # Speed is measured with all cores, before any other run takes one. What is wrong with the test data should be told
     # before anything is trained.
-    before = {"flops": "$(CHECKED)", "train": "$(FLOPS) $(LFW_LANDMARKS)", "verify": "$(FLOPS)"}
+    before = {"flops": "$(CHECKED)", "train": "$(FLOPS) $(LFW_LANDMARKS)", "verify": "$(FLOPS)", "statistics": ""}
     for name, run in plan["runs"].items():
         notebook = run["notebook"]
         copy, parameters = f"{build}/notebooks/{name}.ipynb", f"{build}/parameters/{name}.json"
@@ -174,7 +179,7 @@ def makefile(plan: dict) -> str:
         lines += [
             "",
             f"RESULTS += {result}",
-            f"{result}: {needs} | $(ENVIRONMENT) {before[notebook]}",
+            f"{result}: {needs} | $(ENVIRONMENT) {before[notebook]}".rstrip(),
             f"\t{alone}$(EXECUTE) {notebook} {copy} --parameters {parameters}",
         ]
     return "\n".join(lines) + "\n"

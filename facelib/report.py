@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from facelib import alignment, iresnet, models, verification
+from facelib import alignment, bootstrap, comparison, iresnet, models, statistics, verification
 
 # Table I of the published report, and what an ArcFace MobileFaceNet is published to reach (insightface's model zoo).
 PUBLISHED_COST = {"iresnet50": ("43.590", "6.330"), "efficientnet_b3": ("11.483", "0.274")}
 PUBLISHED_RELEASED = {"arcface_mobilefacenet_y1": 0.9950}
 TAR = f"tar_at_far_{verification.FAR:g}"
+PERCENT = f"{100 * bootstrap.LEVEL:g}\\,\\%"
 FIGURES = ("block", "architectures", "precision_recall", "roc", "released_precision_recall", "released_roc")
 FIGURES += ("auc_against_ratio", "loss")
 CHANCE_AUC = 0.5
@@ -27,12 +28,12 @@ USABLE_AUC = 0.9  # below, an impostor pair outscores a genuine one more than on
 
 
 def load_results(build: Path) -> dict:
-    """The plan with what its finished runs left: train, verify (with scores), flops; the unfinished ones are listed.
+    """The plan with what its finished runs left: train, verify (with scores), flops and statistics (with bands).
 
-    A run that was made with other parameters than the plan's counts as unfinished.
+    The unfinished ones are listed. A run that was made with other parameters than the plan's counts as unfinished.
     """
     plan = json.loads((build / "plan.json").read_text())
-    results = {"plan": plan, "train": {}, "verify": {}, "flops": None, "unfinished": []}
+    results = {"plan": plan, "train": {}, "verify": {}, "flops": None, "statistics": None, "unfinished": []}
     for name, run in plan["runs"].items():
         folder = Path(run["parameters"]["output"])
         found = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
@@ -43,6 +44,9 @@ def load_results(build: Path) -> dict:
         kind, _, key = name.partition("/")
         if kind == "flops":
             results["flops"] = found
+        elif kind == "statistics":
+            with np.load(folder / "bands.npz", allow_pickle=False) as arrays:
+                results["statistics"] = found | {"bands": {name: arrays[name] for name in arrays.files}}
         elif kind == "train":
             results["train"][key] = found | {"log": pd.read_csv(folder / "log.csv")}
         else:
@@ -96,7 +100,7 @@ def values(results: dict) -> dict[str, str]:
         "claim.stem": claim_stem(results),
         "claim.answer": claim_answer(results),
     }
-    return found | train_values(results) | test_values(results) | cost_values(results)
+    return found | train_values(results) | test_values(results) | cost_values(results) | statistics_values(results)
 
 
 def train_values(results: dict) -> dict[str, str]:
@@ -170,10 +174,17 @@ def test_values(results: dict) -> dict[str, str]:
         "test.genuine": f"{genuine:,}",
         "test.impostor": f"{len(run['genuine']) - genuine:,}",
         "test.images": f"{run['metrics']['images']:,}",
-        "test.folds": str(len(np.unique(run["fold"]))),
+        "test.folds": str(folds(run)),
         "claim.test_data": f"The test faces are {faces}.",
         "claim.flip": claim_flip(results),
     }
+
+
+def statistics_values(results: dict) -> dict[str, str]:
+    """How the intervals were made."""
+    if not results["statistics"]:
+        return {}
+    return {"level": PERCENT, "resamples": f"{results['statistics']['metrics']['resamples']:,}"}
 
 
 def is_synthetic(run: dict) -> bool:
@@ -317,6 +328,14 @@ def trained(results: dict, light: str = "normal") -> dict[tuple[str, float], dic
     return {key: results["verify"][name] for key, name in names.items() if name in results["verify"]}
 
 
+def bands(results: dict, name: str) -> dict[str, dict]:
+    """A verification's bands for plots.curve_panels, under `bands`; nothing where there are none yet."""
+    if not results["statistics"] or f"{name}/roc" not in results["statistics"]["bands"]:
+        return {}
+    found = {kind: results["statistics"]["bands"][f"{name}/{kind}"] for kind in ("roc", "pr")}
+    return {"bands": {kind: (statistics.GRID, *band) for kind, band in found.items()}}
+
+
 def chance_bound(genuine: np.ndarray) -> float:
     """The AUC that a model without skill exceeds once in 740: 0.5 plus three standard errors (Hanley & McNeil 1982)."""
     m, n = int(genuine.sum()), int((~genuine).sum())
@@ -354,30 +373,26 @@ def claim_ratio(results: dict) -> str:
     return " ".join(sentences)
 
 
-def fold_difference(first: dict, second: dict) -> tuple[float, float]:
-    """Mean over folds of the first's accuracy minus the second's on the same pairs, and its standard error."""
-    a, b = (verification.fold_accuracies(run["score"], run["genuine"], run["fold"]) for run in (first, second))
-    return float((a - b).mean()), float((a - b).std(ddof=1) / math.sqrt(len(a)))
-
-
 def compare(results: dict) -> dict | None:
-    """Light against heavy at the largest ratio that both finished: difference in accuracy and its standard error."""
+    """Light against heavy at the largest ratio that both finished: their runs and facelib.comparison's finding."""
     plan, runs = results["plan"], trained(results)
     ratios = [r for r in plan["ratios"] if (plan["light"], r) in runs and (plan["heavy"], r) in runs]
-    if not ratios:
+    if not ratios or results["statistics"] is None:
         return None
     ratio = max(ratios)
-    light, heavy = runs[plan["light"], ratio], runs[plan["heavy"], ratio]
-    difference, error = fold_difference(light, heavy)
-    verdict = "even" if abs(difference) <= 2 * error else "light" if difference > 0 else "heavy"
-    return {
-        "ratio": ratio,
-        "light": light,
-        "heavy": heavy,
-        "difference": difference,
-        "error": error,
-        "verdict": verdict,
-    }
+    found = results["statistics"]["metrics"]["compare"].get(f"r{ratio:g}-normal")
+    return found and found | {"ratio": ratio, "light": runs[plan["light"], ratio], "heavy": runs[plan["heavy"], ratio]}
+
+
+def points(share: float, sign: str = "") -> str:
+    return f"{100 * share:{sign}.1f}"
+
+
+def difference_words(found: dict) -> str:
+    """The light backbone's accuracy minus the heavy one's, with its interval."""
+    d = found["difference"]
+    interval = f"{PERCENT} interval ${points(d['low'], '+')}$ to ${points(d['high'], '+')}$"
+    return f"${points(d['estimate'], '+')}$ points, {interval}"
 
 
 def claim_backbones(results: dict) -> str:
@@ -385,13 +400,22 @@ def claim_backbones(results: dict) -> str:
     if found is None:
         return ""
     accuracy = {role: found[role]["metrics"]["accuracy"] for role in ("light", "heavy")}
-    verdict = {"light": "the light one is ahead", "heavy": "the heavy one is ahead", "even": "they can't be told apart"}
+    verdict = {
+        "better": "the light one is ahead",
+        "worse": "the heavy one is ahead",
+        "even": "they can't be told apart; a difference of"
+        f" {points(found['detectable'])} points would have shown with a power of {100 * comparison.POWER:g}\\,\\%",
+    }
     return (
         f"At $r = {found['ratio']:g}$ the light backbone reaches {percent(accuracy['light'])} accuracy and the heavy"
-        f" one {percent(accuracy['heavy'])}; by the paired difference over folds,"
-        f" ${100 * found['difference']:+.1f} \\pm {100 * found['error']:.1f}$ points (standard error),"
+        f" one {percent(accuracy['heavy'])} ({difference_words(found)}). On {found['only_first']:,} pairs only the light"
+        f" one is right, on {found['only_second']:,} only the heavy one (McNemar's exact {p_words(found['p'])}):"
         f" {verdict[found['verdict']]}."
     )
+
+
+def p_words(p: float) -> str:
+    return f"$p = {p:.3f}$" if p >= 0.001 else "$p < 0.001$"
 
 
 def claim_low_light(results: dict) -> str:
@@ -442,15 +466,15 @@ def claim_answer(results: dict) -> str:
     if found is None or costs is None:
         return "The runs that would answer the question are not finished."
     cost = f"with {cost_words(costs['metrics'])}"
-    points = f"{100 * abs(found['difference']):.1f} points"
+    size = f"{points(abs(found['difference']['estimate']))} points"
     light, heavy = (found[role]["metrics"]["auc"] for role in ("light", "heavy"))
     if all(found[r]["metrics"]["auc"] <= chance_bound(found[r]["genuine"]) for r in ("light", "heavy")):
         return "Neither backbone left chance, so these runs can't answer the question."
     if max(light, heavy) < USABLE_AUC:
         compared = {
             "even": "the two can't be told apart",
-            "light": f"the light backbone is {points} more accurate",
-            "heavy": f"the light backbone is {points} less accurate",
+            "better": f"the light backbone is {size} more accurate",
+            "worse": f"the light backbone is {size} less accurate",
         }[found["verdict"]]
         return (
             f"These runs don't decide it: as trained here, neither backbone is a verifier to rely on (AUC"
@@ -458,9 +482,9 @@ def claim_answer(results: dict) -> str:
         )
     return {
         "even": f"On these data nothing speaks against it: {cost} the light backbone can't be told apart from the heavy"
-        f" one (${100 * found['difference']:+.1f} \\pm {100 * found['error']:.1f}$ points of accuracy).",
-        "light": f"On these data, yes: {cost} the light backbone is even {points} more accurate.",
-        "heavy": f"On these data, not for free: {cost} the light backbone is {points} less accurate.",
+        f" one ({difference_words(found)}).",
+        "better": f"On these data, yes: {cost} the light backbone is even {size} more accurate.",
+        "worse": f"On these data, not for free: {cost} the light backbone is {size} less accurate.",
     }[found["verdict"]]
 
 
@@ -479,27 +503,38 @@ def cost_table(results: dict) -> str:
     return "\n".join(rows) + "\n"
 
 
-def results_table(results: dict) -> str:
-    """Table II: a row a model, normal and low light."""
+def results_table(results: dict, light: str) -> str:
+    """Tables II and III: a row a model, its measures in one light with their intervals."""
     plan = results["plan"]
     backbones = (plan["light"], plan["heavy"])
     names = [(run_name(b, r), tex(b), f"{r:g}") for b in backbones for r in plan["ratios"]]
     names.append(("released", "released", "--"))
     rows = []
     for name, label, ratio in names:
-        both = [results["verify"].get(f"{name}-{light}") for light in ("normal", "low")]
-        if both == [None, None]:
+        run = results["verify"].get(f"{name}-{light}")
+        if run is None:
             continue
-        cells = [label, ratio]
-        for run in both:
-            if run is None:  # in a preview
-                cells += ["--"] * 4
-                continue
-            m = run["metrics"]
-            accuracy = f"{100 * m['accuracy']:.2f} $\\pm$ {100 * m['accuracy_std']:.2f}" if "accuracy" in m else "--"
-            cells += [accuracy, f"{m['auc']:.3f}", f"{100 * m['eer']:.1f}", f"{100 * m[TAR]:.1f}"]
+        sure = results["statistics"]["metrics"]["verify"].get(f"{name}-{light}", {}) if results["statistics"] else {}
+        m = run["metrics"]
+        cells = [label, ratio, str(sure.get("errors", "--"))]
+        if "accuracy" in m:
+            error = sure["accuracy"]["standard_error"] if sure else m["accuracy_std"] / math.sqrt(folds(run))
+            cells += [f"{100 * m['accuracy']:.2f}", f"{100 * m['accuracy_std']:.2f}", f"{100 * error:.2f}"]
+        else:
+            cells += ["--"] * 3
+        cells.append(interval_words(sure.get("accuracy"), 100, 1))
+        for key, scale, digits in (("auc", 1, 3), ("eer", 100, 1), (TAR, 100, 1)):
+            cells += [f"{scale * m[key]:.{digits}f}", interval_words(sure.get(key), scale, digits)]
         rows.append(" & ".join(cells) + " \\\\")
     return "\n".join(rows) + "\n"
+
+
+def folds(run: dict) -> int:
+    return len(np.unique(run["fold"]))
+
+
+def interval_words(found: dict | None, scale: float, digits: int) -> str:
+    return f"[{scale * found['low']:.{digits}f}, {scale * found['high']:.{digits}f}]" if found else "--"
 
 
 def provenance_table(results: dict) -> str:
@@ -507,8 +542,7 @@ def provenance_table(results: dict) -> str:
     runs = {f"train/{k}": v for k, v in results["train"].items()} | {
         f"verify/{k}": v for k, v in results["verify"].items()
     }
-    if results["flops"]:
-        runs["flops"] = results["flops"]
+    runs |= {name: results[name] for name in ("flops", "statistics") if results[name]}
     commits = sorted({run["environment"]["commit"] for run in runs.values()})
     machines = sorted({run["environment"]["machine"] for run in runs.values()})
     packages = sorted({f"{n} {v}" for run in runs.values() for n, v in run["environment"]["packages"].items()})
@@ -552,7 +586,8 @@ def clear(output: Path) -> None:
 def write(results: dict, output: Path) -> None:
     """numbers.tex, last, and the tables it announces, into a folder."""
     (output / "table_cost.tex").write_text(cost_table(results) if results["flops"] else "")
-    (output / "table_results.tex").write_text(results_table(results))
+    for light in verification.LIGHTS:
+        (output / f"table_{light}_light.tex").write_text(results_table(results, light))
     (output / "table_provenance.tex").write_text(provenance_table(results))
     lines = ["% Written by the figures notebook from the results of the runs. Do not edit."]
     for name, condition in {

@@ -2,7 +2,7 @@
 
 One verification leaves one folder:
 
-    scores.npz         score, genuine and fold of each pair
+    scores.npz         score, genuine, fold and the two images' names of each pair
     metrics.json       measures() and the model's name
     parameters.json    model, folder of images, pairs, light, flip
     environment.json   commit, package versions, machine, fingerprints of data and model
@@ -78,17 +78,22 @@ def best_threshold(scores: np.ndarray, genuine: np.ndarray) -> float:
     return float(cuts[best[len(best) // 2]])
 
 
-def fold_accuracies(scores: np.ndarray, genuine: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """LFW's protocol (Huang et al. 2007): accuracy in each fold with the threshold that is best on all the others."""
+def right_decisions(scores: np.ndarray, genuine: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Which pairs (P,) bool are judged rightly, each fold's with the threshold that is best on all the others."""
     folds = np.unique(fold)
     if len(folds) < 2:
         raise ValueError("fold accuracy needs at least two folds: use pairs.txt (View 2), not a View 1 file")
-    accuracies = []
+    right = np.empty(len(scores), bool)
     for k in folds:
         here = fold == k
-        threshold = best_threshold(scores[~here], genuine[~here])
-        accuracies.append(((scores[here] >= threshold) == genuine[here]).mean())
-    return np.array(accuracies)
+        right[here] = (scores[here] >= best_threshold(scores[~here], genuine[~here])) == genuine[here]
+    return right
+
+
+def fold_accuracies(scores: np.ndarray, genuine: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """LFW's protocol (Huang et al. 2007): accuracy in each fold with the threshold that is best on all the others."""
+    right = right_decisions(scores, genuine, fold)
+    return np.array([right[fold == k].mean() for k in np.unique(fold)])
 
 
 def roc(scores: np.ndarray, genuine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -175,7 +180,8 @@ def verify(
         embeddings = embed_images(embedder, dataset, flip, LIGHTS[light])
         scores = pair_scores(embeddings, dataset.first, dataset.second)
         found = measures(scores, listed.genuine, listed.fold) | {"images": len(dataset)}
-        np.savez(folder / "scores.npz", score=scores, genuine=listed.genuine, fold=listed.fold)
+        pairs_of = {"genuine": listed.genuine, "fold": listed.fold, "first": listed.first, "second": listed.second}
+        np.savez_compressed(folder / "scores.npz", score=scores, **pairs_of)
         asked = {"model": str(model), "lfw": str(lfw), "images": images.name, "pairs": pairs}
         asked |= {"light": light, "flip": flip}
         write_json(folder / "parameters.json", asked)

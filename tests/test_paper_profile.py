@@ -10,7 +10,7 @@ import subprocess
 
 import torch
 
-from facelib import ROOT, flops, profiles, report, synthetic
+from facelib import ROOT, flops, profiles, report, statistics, synthetic
 from facelib.models import create_model
 from facelib.notebook import run_notebook
 from facelib.train import Config, train
@@ -32,14 +32,17 @@ def test_every_run_of_the_paper_profile_ends_in_the_report(tmp_path):
     paper = profiles.read_profiles(ROOT / "notebooks" / "profiles.toml")["paper"]
     plan = profiles.plan("paper", paper, data)
     steps = {"flops": flops.measure, "train": lambda **given: train(Config(**given)), "verify": verify}
-    for name, run in plan["runs"].items():
+    steps["statistics"] = statistics.summarise
+    for run in plan["runs"].values():
         run["parameters"]["output"] = str(tmp_path / run["parameters"]["output"])
         if run["notebook"] == "verify" and "build/" in run["parameters"]["model"]:
             run["parameters"]["model"] = str(tmp_path / run["parameters"]["model"])
+    plan["runs"]["statistics"]["parameters"]["results"] = str(tmp_path)
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    for name, run in plan["runs"].items():
         if not any(left_out in name for left_out in LEFT_OUT):
             steps[run["notebook"]](**run["parameters"])
 
-    (tmp_path / "plan.json").write_text(json.dumps(plan))
     results = report.load_results(tmp_path)
     assert len(results["unfinished"]) == len(LEFT_OUT) * 3  # trained, verified in two lights
     assert len(results["train"]) == 6 and len(results["verify"]) == 14

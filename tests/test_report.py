@@ -7,11 +7,13 @@ import re
 import numpy as np
 import pytest
 
-from facelib import report
+from facelib import report, statistics
+from facelib.comparison import compare
 from facelib.train import Config
 
 FOLD = np.repeat(np.arange(10), 60)
 GENUINE = np.tile(np.arange(60) < 30, 10)
+IDENTITIES = np.stack([np.arange(600), np.where(GENUINE, np.arange(600), np.arange(600) + 600)], 1)
 
 
 def run(separation: float, seed: int = 0) -> dict:
@@ -21,7 +23,20 @@ def run(separation: float, seed: int = 0) -> dict:
     score = np.random.default_rng(seed).normal(size=600) + separation * GENUINE
     metrics = measures(score, GENUINE, FOLD) | {"images": 900}
     parameters = {"images": "lfw-deepfunneled", "pairs": "pairs.txt", "flip": False}
-    return {"score": score, "genuine": GENUINE, "fold": FOLD, "metrics": metrics, "parameters": parameters}
+    pairs = {"score": score, "genuine": GENUINE, "fold": FOLD, "identities": IDENTITIES}
+    return pairs | {"metrics": metrics, "parameters": parameters}
+
+
+def statistics_of(verify: dict) -> dict:
+    """What the statistics notebook would leave of these verifications, from few resamples."""
+    found = {name: statistics.uncertainty(run, resamples=100, seed=0) for name, run in verify.items()}
+    compared = {}
+    for key in ("r0.1-normal", "r1-normal"):
+        light, heavy = verify[f"efficientnet_b3-{key}"], verify[f"iresnet50-{key}"]
+        compared[key] = dataclasses.asdict(compare(light["score"], heavy["score"], GENUINE, FOLD, IDENTITIES, 100))
+    metrics = {"resamples": 100, "verify": {name: numbers for name, (numbers, _) in found.items()}, "compare": compared}
+    bands = {f"{name}/{kind}": band for name, (_, bands) in found.items() for kind, band in bands.items()}
+    return {"metrics": metrics, "bands": bands}
 
 
 def results(light: float, heavy: float, low: float = 0.0, released: float | None = None) -> dict:
@@ -44,7 +59,8 @@ def results(light: float, heavy: float, low: float = 0.0, released: float | None
         "light": cost("efficientnet_b3", 11_483_176, 274_922_512),
     }
     flops = {"metrics": costs, "environment": {"machine": "m"}}
-    return {"plan": plan, "train": {}, "verify": verify, "flops": flops, "unfinished": []}
+    sure = statistics_of(verify)
+    return {"plan": plan, "train": {}, "verify": verify, "flops": flops, "statistics": sure, "unfinished": []}
 
 
 def cost(backbone, parameters, flops):
@@ -100,12 +116,28 @@ def test_the_released_model_is_reported_beside_its_published_accuracy():
     assert "can't be told from chance" in report.claim_released(results(2.0, 2.0, released=0.0))
 
 
-def test_a_fold_difference_is_the_paired_mean_and_its_standard_error():
-    a, b = run(3.0, seed=1), run(1.0, seed=2)
-    from facelib.verification import fold_accuracies
+def test_the_comparison_is_told_with_its_interval_and_where_it_is_even_with_what_would_have_shown():
+    ahead = report.claim_backbones(results(3.0, 1.0))
+    assert "the light one is ahead" in ahead and r"95\,\% interval $+" in ahead and "$p < 0.001$" in ahead
+    assert "the heavy one is ahead" in report.claim_backbones(results(1.0, 3.0))
+    even = results(2.0, 2.0)
+    found = even["statistics"]["metrics"]["compare"]["r1-normal"]
+    assert f"a difference of {100 * found['detectable']:.1f} points would have shown" in report.claim_backbones(even)
 
-    d = fold_accuracies(a["score"], GENUINE, FOLD) - fold_accuracies(b["score"], GENUINE, FOLD)
-    assert report.fold_difference(a, b) == pytest.approx((d.mean(), np.sqrt(d.var(ddof=1) / 10)))
+
+def test_a_row_holds_errors_deviation_standard_error_and_intervals():
+    found = results(2.0, 1.0)
+    numbers = found["statistics"]["metrics"]["verify"]["efficientnet_b3-r0.1-normal"]
+    cells = report.results_table(found, "normal").splitlines()[0].removesuffix(r" \\").split(" & ")
+    accuracy, auc = numbers["accuracy"], numbers["auc"]
+    assert cells[:3] == [r"efficientnet\_b3", "0.1", str(numbers["errors"])]
+    assert float(cells[3]) == pytest.approx(100 * (1 - numbers["errors"] / 600), abs=0.01)
+    assert float(cells[5]) == pytest.approx(float(cells[4]) / np.sqrt(10), abs=0.01)
+    assert cells[6] == f"[{100 * accuracy['low']:.1f}, {100 * accuracy['high']:.1f}]"
+    assert cells[8] == f"[{auc['low']:.3f}, {auc['high']:.3f}]"
+    assert len(cells) == 13
+    found["statistics"] = None  # in a preview
+    assert "[" not in report.results_table(found, "normal")
 
 
 def test_differences_to_the_published_table_are_explained_by_rounding():
@@ -234,7 +266,7 @@ def test_a_run_made_with_other_parameters_counts_as_unfinished(tmp_path):
 
 
 def test_before_any_run_is_finished_every_claim_is_still_a_sentence_or_empty():
-    found = results(1.0, 1.0) | {"verify": {}, "flops": None}
+    found = results(1.0, 1.0) | {"verify": {}, "flops": None, "statistics": None}
     values = report.values(found)
     assert "not finished" in values["claim.answer"] and values["claim.ratio"] == ""
 

@@ -1,0 +1,83 @@
+"""What the statistics of a plan's verifications hold, on scores drawn from known distributions."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from facelib import statistics
+from facelib.verification import fold_accuracies, roc
+
+FOLD = np.repeat(np.arange(5), 40)
+GENUINE = np.tile(np.arange(40) < 20, 5)
+# Pair k shows person k, an impostor pair person k + 1000 too.
+FIRST = np.array([f"p{k:04d}/p{k:04d}_0001" for k in range(200)])
+SECOND = np.array([f"p{k + 1000 * (not g):04d}/p{k + 1000 * (not g):04d}_0002" for k, g in enumerate(GENUINE)])
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Verifications of a light and a heavy backbone in both lights; the heavy one separates better."""
+    runs = {}
+    for seed, name in enumerate(["light-r1-normal", "light-r1-low", "heavy-r1-normal", "heavy-r1-low"]):
+        folder = tmp_path / "verify" / name
+        folder.mkdir(parents=True)
+        score = np.random.default_rng(seed).normal(size=200) + (4 if "heavy" in name else 1) * GENUINE
+        np.savez(folder / "scores.npz", score=score, genuine=GENUINE, fold=FOLD, first=FIRST, second=SECOND)
+        (folder / "metrics.json").write_text("{}")
+        runs[f"verify/{name}"] = {"notebook": "verify", "parameters": {"output": str(folder)}}
+    plan = {"light": "light", "heavy": "heavy", "ratios": [1.0], "runs": runs}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    return tmp_path
+
+
+def test_every_verification_has_intervals_and_the_backbones_are_compared(results):
+    metrics = statistics.summarise(str(results), str(results / "statistics"), resamples=200)
+    assert json.loads((results / "statistics" / "metrics.json").read_text()) == metrics
+    assert set(metrics["verify"]) == {"light-r1-normal", "light-r1-low", "heavy-r1-normal", "heavy-r1-low"}
+    for numbers in metrics["verify"].values():
+        for measure in ("accuracy", "auc", "eer", "tar_at_far_0.01"):
+            assert 0 <= numbers[measure]["low"] <= numbers[measure]["estimate"] <= numbers[measure]["high"] <= 1
+    assert {key: found["verdict"] for key, found in metrics["compare"].items()} == {
+        "r1-normal": "worse",
+        "r1-low": "worse",
+    }
+
+
+def test_the_auc_of_two_gaussians_lies_within_its_interval(results):
+    numbers = statistics.summarise(str(results), str(results / "statistics"), resamples=400)["verify"]
+    for name, separation in (("light-r1-normal", 1), ("heavy-r1-normal", 4)):
+        assert numbers[name]["auc"]["low"] <= norm.cdf(separation / math.sqrt(2)) <= numbers[name]["auc"]["high"]
+
+
+def test_errors_and_the_standard_error_are_those_of_the_folds(results):
+    numbers = statistics.summarise(str(results), str(results / "statistics"), resamples=50)["verify"]["light-r1-low"]
+    pairs = statistics.read_scores(results / "verify" / "light-r1-low")
+    accuracies = fold_accuracies(pairs["score"], GENUINE, FOLD)
+    assert numbers["errors"] == round(200 * (1 - accuracies.mean()))
+    assert numbers["accuracy"]["standard_error"] == pytest.approx(accuracies.std(ddof=1) / math.sqrt(5))
+
+
+def test_the_band_of_a_curve_holds_the_curve(results):
+    statistics.summarise(str(results), str(results / "statistics"), resamples=200)
+    far, tar = roc(statistics.read_scores(results / "verify" / "light-r1-normal")["score"], GENUINE)
+    with np.load(results / "statistics" / "bands.npz") as bands:
+        low, high = bands["light-r1-normal/roc"]
+    at = np.array([tar[far <= x + 1e-9].max() for x in statistics.GRID])
+    assert (low <= at + 1e-6).all() and (at <= high + 1e-6).all()
+    assert (high - low)[20:100].min() > 0.02  # and is no line
+
+
+def test_who_is_in_a_pair_is_read_from_the_images_names(results):
+    identities = statistics.read_scores(results / "verify" / "light-r1-normal")["identities"]
+    assert ((identities[:, 0] == identities[:, 1]) == GENUINE).all()
+    assert len(np.unique(identities)) == 200 + 100
+
+
+def test_of_unfinished_verifications_nothing_is_told_and_nothing_compared(results):
+    (results / "verify" / "heavy-r1-low" / "metrics.json").unlink()
+    metrics = statistics.summarise(str(results), str(results / "statistics"), resamples=50)
+    assert set(metrics["verify"]) == {"light-r1-normal", "light-r1-low", "heavy-r1-normal"}
+    assert set(metrics["compare"]) == {"r1-normal"}
