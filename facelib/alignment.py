@@ -144,14 +144,14 @@ def detect_folder(folder: str | Path, file: Path, device: str = "cpu") -> None:
     partial = file.with_name(f"detecting-{folder.name}-{place}.csv")
     sizes = {image: (folder / image).stat().st_size for image in images}
     found = {image: row for image, row in read_rows(partial).items() if sizes.get(image) == int(row[-1])}
-    todo = [image for image in images if image not in found]
+    undetected = [image for image in images if image not in found]
     detector = Detector(device)
     unreadable = []
     with partial.open("a", newline="", encoding="utf-8") as rows:
         writer = csv.writer(rows)
-        with tqdm(total=len(todo), desc=f"faces of {folder.name}", mininterval=5) as bar:
-            for start in range(0, len(todo), BATCH):
-                names = todo[start : start + BATCH]
+        with tqdm(total=len(undetected), desc=f"faces of {folder.name}", mininterval=5) as bar:
+            for start in range(0, len(undetected), BATCH):
+                names = undetected[start : start + BATCH]
                 pictures = {}
                 for name in names:
                     try:

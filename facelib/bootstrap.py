@@ -69,9 +69,7 @@ def draws(n: int, count: int, rng: np.random.Generator) -> np.ndarray:
     return np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n).astype(np.float32)
 
 
-def resampled(
-    statistic: Statistic, draw: Callable[[int], np.ndarray], resamples: int
-) -> dict[str, np.ndarray]:
+def resampled(statistic: Statistic, draw: Callable[[int], np.ndarray], resamples: int) -> dict[str, np.ndarray]:
     """The statistic's values in all resamples, (resamples,) or (resamples, K) each, computed in batches."""
     parts = [statistic(draw(min(BATCH, resamples - start))) for start in range(0, resamples, BATCH)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

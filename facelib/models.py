@@ -167,7 +167,7 @@ class OnnxEmbedder(Embedder):
 
 ONNX_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 # Operators that only move, repeat or rename pixels: what follows them still sees the input's range.
-MOVES = ("Identity", "Cast", "Transpose", "Gather", "Slice", "Split", "Concat", "Pad", "Reshape", "Unsqueeze", "Squeeze")
+MOVES = "Identity Cast Transpose Gather Slice Split Concat Pad Reshape Unsqueeze Squeeze".split()
 
 
 def input_range(graph: onnx.GraphProto, name: str) -> tuple[float, float]:

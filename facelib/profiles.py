@@ -129,7 +129,9 @@ def plan(name: str, profile: dict, data: Path) -> dict:
     runs["statistics"] = {
         "notebook": "statistics",
         "parameters": {"results": build, "output": f"{build}/statistics"},
-        "needs": [f"{run['parameters']['output']}/metrics.json" for run in runs.values() if run["notebook"] == "verify"],
+        "needs": [
+            f"{run['parameters']['output']}/metrics.json" for run in runs.values() if run["notebook"] == "verify"
+        ],
     }
     return {
         "profile": name,
@@ -161,7 +163,9 @@ def makefile(plan: dict) -> str:
         f"LFW_LANDMARKS := {build}/landmarks-lfw.txt",
     ]
     if not plan["synthetic"]:
-        trained = [f"{build}/parameters/{name}.json" for name, run in plan["runs"].items() if run["notebook"] == "train"]
+        trained = [
+            f"{build}/parameters/{name}.json" for name, run in plan["runs"].items() if run["notebook"] == "train"
+        ]
         lines += [
             f"PAIRS := {plan['lfw']}/pairs.txt",
             f"CHECKED := {build}/checked.txt",
@@ -193,17 +197,17 @@ def code_of(notebook: Path) -> str:
 
 def modules_behind(module: str, package: Path = Path("facelib")) -> list[str]:
     """The modules of the package that decide what this one computes: itself and all that it imports, sorted."""
-    found, todo = set(), {module}
-    while todo:
-        found |= todo
+    found, unread = set(), {module}
+    while unread:
+        found |= unread
         imported = set()
-        for name in todo:
+        for name in unread:
             for node in ast.walk(read_module(package / f"{name}.py")):
                 if isinstance(node, ast.ImportFrom) and node.module == package.name:
                     imported |= {alias.name for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package.name}."):
                     imported.add(node.module.split(".")[1])
-        todo = {name for name in imported if (package / f"{name}.py").exists()} - found - RECORDS
+        unread = {name for name in imported if (package / f"{name}.py").exists()} - found - RECORDS
     return sorted(found)
 
 
@@ -211,9 +215,9 @@ def without_words(source: str) -> ast.Module:
     """Python source without its comments and docstrings: what can change a result."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-            body[0].value.value = ""
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            node.body[0].value.value = ""
     return tree
 
 

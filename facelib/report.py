@@ -518,8 +518,8 @@ def results_table(results: dict, light: str) -> str:
         m = run["metrics"]
         cells = [label, ratio, str(sure.get("errors", "--"))]
         if "accuracy" in m:
-            error = sure["accuracy"]["standard_error"] if sure else m["accuracy_std"] / math.sqrt(folds(run))
-            cells += [f"{100 * m['accuracy']:.2f}", f"{100 * m['accuracy_std']:.2f}", f"{100 * error:.2f}"]
+            shares = (m["accuracy"], m["accuracy_std"], m["accuracy_std"] / math.sqrt(folds(run)))
+            cells += [f"{100 * share:.2f}" for share in shares]
         else:
             cells += ["--"] * 3
         cells.append(interval_words(sure.get("accuracy"), 100, 1))

@@ -135,7 +135,9 @@ def train(config: Config) -> dict:
         log = fit(backbone, head, dataset, config, device)
         for name, weights in backbone.state_dict().items():
             if not weights.isfinite().all():
-                raise FloatingPointError(f"{name} is not finite after the last step. Lower learning_rate or set warmup.")
+                raise FloatingPointError(
+                    f"{name} is not finite after the last step. Lower learning_rate or set warmup."
+                )
         losses_of_last_epoch = log.loss[log.epoch == config.epochs]
         metrics = {
             "backbone": config.backbone,

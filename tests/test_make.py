@@ -178,7 +178,10 @@ def test_another_statistic_embeds_no_image_again(report):
 def test_a_parameter_of_one_run_in_the_profile_reruns_that_run_and_what_needs_it(report):
     profiles = report[0] / "notebooks" / "profiles.toml"
     parameters = report[0] / "build" / "tiny" / "parameters" / "train" / "iresnet18_025-r1.json"
-    text, before = profiles.read_text(), {file: file.stat() for file in (parameters, report[0] / "build/tiny/plan.json")}
+    text, before = (
+        profiles.read_text(),
+        {file: file.stat() for file in (parameters, report[0] / "build/tiny/plan.json")},
+    )
     profiles.write_text(text + '\n[tiny.runs."iresnet18_025-r1"]\nseed = 3\n')
     todo = runs_in(planned(report))
     profiles.write_text(text)

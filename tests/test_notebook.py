@@ -77,7 +77,9 @@ def test_a_failed_notebook_leaves_no_copy_that_passes_for_finished_and_tells_the
     assert (tmp_path / "copy.failed.ipynb").exists()
 
 
-@pytest.mark.parametrize("name", ["train", "verify", "statistics", "figures"])  # flops as it stands takes a minute: see test_make
+@pytest.mark.parametrize(
+    "name", ["train", "verify", "statistics", "figures"]
+)  # flops as it stands takes a minute: see test_make
 def test_a_notebook_runs_as_it_stands_with_no_data_present(name, checkout):
     command = [sys.executable, "-m", "facelib.notebook", name, f"build/run/{name}.ipynb"]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)

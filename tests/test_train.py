@@ -147,7 +147,9 @@ def test_weights_that_the_last_step_breaks_are_not_kept(faces, tmp_path):
 
 def check(*parameters) -> subprocess.CompletedProcess:
     """What the check of runs says before anything is computed."""
-    return subprocess.run([sys.executable, "-m", "facelib.train", *parameters], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "facelib.train", *parameters], cwd=ROOT, capture_output=True, text=True
+    )
 
 
 def test_runs_are_checked_all_at_once_without_training(faces, tmp_path):
