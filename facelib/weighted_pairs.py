@@ -73,8 +73,10 @@ class WeightedPairs:
 
         `gain` (B, K) is the genuine minus the impostor weight accepted at each corner.
         """
-        accuracies = [fold.accuracy(gain, weights[:, fold.own]) for fold in self.folds]
-        return np.nanmean(accuracies, axis=0)
+        accuracies = np.stack([fold.accuracy(gain, weights[:, fold.own]) for fold in self.folds])
+        weighed = ~np.isnan(accuracies)  # a fold of which nothing was drawn has no accuracy
+        with np.errstate(invalid="ignore"):
+            return np.where(weighed, accuracies, 0).sum(axis=0) / weighed.sum(axis=0)
 
 
 def running_sums(x: np.ndarray) -> np.ndarray:
