@@ -26,7 +26,7 @@ class IdentityFolder(Dataset):
 
     `ratio` in (0, 1] keeps floor(n * ratio) of each identity's n images, a choice seeded by `seed` and nested: the
     images of ratio 0.1 are among those of 0.25. Identities left with no image are dropped and counted in `dropped`,
-    as in the published run, or kept with one image if `keep_one`.
+    as in the published run, or kept with one image if `keep_one`. `available` counts the images of ratio 1.
     With `landmarks` (facelib.alignment.find_landmarks) items are aligned 112x112 crops, without it whole images.
     Raises ValueError, naming the parameter, if fewer than two identities are left.
     """
@@ -43,7 +43,9 @@ class IdentityFolder(Dataset):
             raise ValueError(f"ratio must be in (0, 1], found {ratio}")
         self.folder = Path(folder)
         by_identity: dict[str, list[str]] = {}
-        for image in list_images(folder):
+        listed = list_images(folder)
+        self.available = len(listed)
+        for image in listed:
             by_identity.setdefault(image.split("/")[0], []).append(image)
         self.identities: list[str] = []
         self.images: list[str] = []

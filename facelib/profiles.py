@@ -19,6 +19,8 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
+from facelib import training_ladder
+
 DEFAULT_DATA = Path("data")
 MODELS = (".onnx", ".pth", ".pt")
 # The module whose code, with all that it imports, decides what comes out of a notebook's run...
@@ -97,6 +99,13 @@ def plan(name: str, profile: dict, data: Path) -> dict:
                 | profile.get("runs", {}).get(run, {}),
                 "needs": ["$(TRAIN_LANDMARKS)"],
             }
+    for run, parameters in training_ladder_runs(profile).items():
+        models[run] = f"{build}/train/{run}"
+        runs[f"train/{run}"] = {
+            "notebook": "train",
+            "parameters": {"data": faces, "output": models[run]} | parameters,
+            "needs": ["$(TRAIN_LANDMARKS)"],
+        }
     unknown = [run for run in profile.get("runs", {}) if run not in models]
     if unknown:
         raise ValueError(f"[{name}.runs] names {', '.join(unknown)}, but the runs are: {', '.join(models)}")
@@ -146,6 +155,20 @@ def plan(name: str, profile: dict, data: Path) -> dict:
         "left_out": left_out,
         "runs": runs,
     }
+
+
+def training_ladder_runs(profile: dict) -> dict[str, dict]:
+    """The runs of the training ladder: name -> parameters of the train notebook."""
+    ladder = profile["training_ladder"]
+    found = {}
+    for role in ("light", "heavy"):
+        for seed in ladder[f"{role}_seeds"]:
+            for rung in training_ladder.RUNGS:
+                parameters = {"backbone": profile[role], "ratio": ladder["ratio"], "epochs": ladder["epochs"]}
+                parameters |= training_ladder.recipe(role, rung) | {"seed": seed}
+                parameters["channels_last"] = profile["train"].get("channels_last", False)
+                found[f"ladder-{profile[role]}-{rung}-s{seed}"] = parameters
+    return found
 
 
 def makefile(plan: dict) -> str:

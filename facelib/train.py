@@ -55,6 +55,7 @@ class Config:
     weight_decay: float = 5e-4
     clip: float = 5.0  # largest norm of the backbone's gradient; 0: unclipped
     power: float = 2.0  # of the polynomial decay
+    decay_over: str = "run"  # its length: the steps of this run, or of ratio 1 as the published run had it: full
     warmup: float = 0.0  # share of the steps over which the learning rate rises from 0
     precision: str = "auto"  # bf16, float32, or auto: bf16 where the hardware computes it
     channels_last: bool = False
@@ -67,6 +68,7 @@ class Config:
         choices = {
             "loss": ("arcface", "softmax"),
             "optimizer": ("sgd", "adamw"),
+            "decay_over": ("run", "full"),
             "precision": ("auto", "bf16", "float32"),
             "device": ("auto", "cpu", "cuda"),
         }
@@ -184,12 +186,14 @@ def fit(
     autocast = torch.autocast(device, torch.bfloat16, enabled=use_bf16(config.precision, device))
     flips = torch.Generator().manual_seed(config.seed)
     steps = config.epochs * len(loader)
+    # The published run's decay was as long as if it saw every image, so that at a small ratio its rate hardly falls.
+    decay = steps if config.decay_over == "run" else config.epochs * math.ceil(dataset.available / config.batch_size)
     rows = []
     began = last = time.perf_counter()
     with tqdm(total=steps, desc=f"{config.backbone} r={config.ratio:g}", unit="step", mininterval=5) as bar:
         for epoch in range(1, config.epochs + 1):
             for images, labels in loader:
-                rate = learning_rate(len(rows), steps, config)
+                rate = learning_rate(len(rows), decay, config)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 images = data.augment(images, flips).contiguous(memory_format=layout)

@@ -34,6 +34,13 @@ def test_the_learning_rate_decays_by_the_polynomial_over_the_steps_that_are_run(
     assert rates == pytest.approx([0.1 * (1 - step / 10) ** 2 for step in range(10)])
 
 
+def test_a_decay_as_long_as_if_all_images_were_seen_hardly_lowers_the_rate_of_a_small_share(faces, tmp_path):
+    """The published run's schedule: of 16 images a ratio of 0.5 keeps 8, so its decay is half done at the end."""
+    train(config(faces, tmp_path / "run", ratio=0.5, batch_size=2, epochs=1, power=1.0, decay_over="full"))
+    rates = pd.read_csv(tmp_path / "run" / "log.csv").learning_rate
+    assert list(rates) == pytest.approx([0.02 * (1 - step / 8) for step in range(4)])
+
+
 def test_warm_up_rises_linearly_to_the_full_rate():
     settings = Config(data="", output="", learning_rate=0.1, power=1.0, warmup=0.2)
     rates = [learning_rate(step, 20, settings) for step in range(20)]
