@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -94,6 +95,14 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.first)
 
+    def first_folds(self, folds: int) -> "Pairs":
+        """The pairs of the first `folds` folds; all of them if it is 0. Raises ValueError for one fold or more than all."""
+        there = int(self.fold.max()) + 1
+        if folds != 0 and not 2 <= folds <= there:
+            raise ValueError(f"folds must be 0, for all, or from 2 to the {there} of the pairs file, found {folds}")
+        count = int((self.fold < folds).sum()) if folds else len(self)
+        return Pairs(self.first[:count], self.second[:count], self.genuine[:count], self.fold[:count])
+
 
 def read_pairs(file: str | Path) -> Pairs:
     """Read LFW's pairs.txt (View 2) or pairsDevTrain.txt / pairsDevTest.txt (View 1).
@@ -155,36 +164,78 @@ def images_of_pairs(folder: str | Path, pairs: Pairs, images: Iterable[str]) -> 
     return {name: there[name] for name in names}
 
 
-class PairImages(Dataset):
-    """Every distinct image of the pairs once, as aligned crops: item i is (uint8 RGB (3, 112, 112), i).
+CROPS = ("aligned", "centre", "random", "resized")
 
-    `first` and `second` are (N,) int: each pair's two items. Raises FileNotFoundError naming images that are missing.
+
+class PairImages(Dataset):
+    """The images of the pairs as crops: item i is (uint8 RGB (3, 112, 112), i). `first` and `second` are (N,) int:
+    each pair's two items.
+
+    `crop` is aligned (by the landmarks, which the others do without), centre (the middle 112x112 pixels), resized (the
+    whole image) or random: 112x112 pixels from a place that is drawn, by the seed, for each image of each pair, as in
+    the published run. But for the last every distinct image is one item, however many pairs it is in.
+    Raises FileNotFoundError naming images that are missing, and on reading ValueError naming one smaller than its crop.
     """
 
-    def __init__(self, folder: str | Path, pairs: Pairs, landmarks: pd.DataFrame):
-        self.folder = Path(folder)
-        files = images_of_pairs(folder, pairs, landmarks.index)
-        self.images = [*files.values()]
-        self.landmarks = landmarks.loc[self.images].to_numpy(np.float32)[:, :10].reshape(-1, 5, 2)
-        index = {name: i for i, name in enumerate(files)}
-        self.first = np.array([index[name] for name in pairs.first])
-        self.second = np.array([index[name] for name in pairs.second])
+    def __init__(
+        self,
+        folder: str | Path,
+        pairs: Pairs,
+        landmarks: pd.DataFrame | None = None,
+        crop: str = "aligned",
+        seed: int = 0,
+    ):
+        self.folder, self.crop, self.seed = Path(folder), crop, seed
+        files = images_of_pairs(folder, pairs, list_images(folder) if landmarks is None else landmarks.index)
+        if crop == "random":
+            self.images = [files[name] for name in [*pairs.first, *pairs.second]]
+            self.first, self.second = np.arange(2 * len(pairs)).reshape(2, -1)
+        else:
+            self.images = [*files.values()]
+            index = {name: i for i, name in enumerate(files)}
+            self.first = np.array([index[name] for name in pairs.first])
+            self.second = np.array([index[name] for name in pairs.second])
+        if crop == "aligned":
+            self.landmarks = landmarks.loc[self.images].to_numpy(np.float32)[:, :10].reshape(-1, 5, 2)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        crop = align(read_image(self.folder / self.images[i]), self.landmarks[i])
-        return torch.from_numpy(crop).permute(2, 0, 1), i
+        image = read_image(self.folder / self.images[i])
+        if self.crop == "aligned":
+            image = align(image, self.landmarks[i])
+        elif self.crop == "resized":
+            image = cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+        image = torch.from_numpy(image).permute(2, 0, 1)
+        try:
+            if self.crop == "centre":
+                image = centre_crop(image)
+            elif self.crop == "random":
+                image = random_crop(image, np.random.default_rng([self.seed, i]))
+        except ValueError as error:
+            raise ValueError(f"{self.folder / self.images[i]}: {error}") from None
+        return image, i
 
 
 def centre_crop(images: Tensor, size: int = SIZE) -> Tensor:
-    """(N, 3, H, W) -> (N, 3, size, size), the middle. Raises ValueError if the images are smaller."""
+    """(..., H, W) -> (..., size, size), the middle. Raises ValueError if the images are smaller."""
+    height, width = spare(images, size)
+    return images[..., height // 2 : height // 2 + size, width // 2 : width // 2 + size]
+
+
+def random_crop(images: Tensor, rng: np.random.Generator, size: int = SIZE) -> Tensor:
+    """(..., H, W) -> (..., size, size), every place as likely. Raises ValueError if the images are smaller."""
+    top, left = (int(rng.integers(0, pixels + 1)) for pixels in spare(images, size))
+    return images[..., top : top + size, left : left + size]
+
+
+def spare(images: Tensor, size: int) -> tuple[int, int]:
+    """By how many pixels (..., H, W) is higher and wider than size. Raises ValueError if it is smaller."""
     height, width = images.shape[-2:]
     if height < size or width < size:
         raise ValueError(f"images of {width}x{height} pixels are smaller than the crop of {size}x{size}")
-    top, left = (height - size) // 2, (width - size) // 2
-    return images[..., top : top + size, left : left + size]
+    return height - size, width - size
 
 
 def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from facelib import flops, profiles, statistics, synthetic
 from facelib.output import write_json
+from facelib.protocol import Protocol
 from facelib.train import Config, train
 from facelib.verification import verify
 
@@ -42,10 +43,12 @@ def make_results() -> Path:
     make_faces()
     profile = profiles.read_profiles(Path("notebooks/profiles.toml"))["demo"]
     profile |= {"ratios": [0.25], "train": profile["train"] | {"epochs": 1}}
+    profile["training_ladder"] |= {"epochs": 1, "light_seeds": [0]}
     plan = profiles.plan(EXAMPLE.name, profile, Path("data"))
     EXAMPLE.mkdir(parents=True, exist_ok=True)
     write_json(EXAMPLE / "plan.json", plan)
-    steps = {"flops": flops.measure, "train": lambda **given: train(Config(**given)), "verify": verify}
+    steps = {"flops": flops.measure, "train": lambda **given: train(Config(**given))}
+    steps["verify"] = lambda model, lfw, output, **protocol: verify(model, lfw, output, Protocol(**protocol))
     steps["statistics"] = statistics.summarise
     for run in plan["runs"].values():
         if not (Path(run["parameters"]["output"]) / "metrics.json").exists():

@@ -96,9 +96,24 @@ class Embedder:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, SIZE, SIZE):
             found = f"{tuple(images.shape)} {images.dtype}"
             raise ValueError(f"images must be (N, 3, {SIZE}, {SIZE}) uint8 RGB, found {found}")
-        return torch.cat([self._embed(batch) for batch in images.split(self.batch_size)])
+        return torch.cat([self._embed(self.prepare(batch)) for batch in images.split(self.batch_size)])
 
-    def _embed(self, images: Tensor) -> Tensor:
+    def embed_values(self, values: Tensor) -> Tensor:
+        """Embeddings (N, D) of numbers (N, 3, 112, 112) that stand where normalised images should: in [-1, 1].
+
+        For facelib.published alone, whose normalisation comes at the wrong time.
+        """
+        return torch.cat([self._embed(self.rescale(batch)) for batch in values.split(self.batch_size)])
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """uint8 -> float32 in the range that the model takes."""
+        return normalise(images)
+
+    def rescale(self, values: Tensor) -> Tensor:
+        """float32 normalised to [-1, 1] -> float32 in the range that the model takes."""
+        return values
+
+    def _embed(self, values: Tensor) -> Tensor:
         raise NotImplementedError
 
 
@@ -110,10 +125,12 @@ class TorchEmbedder(Embedder):
         self.model = model.eval().to(device, memory_format=torch.channels_last)  # the faster layout for inference
         self.device = device
 
+    def prepare(self, images: Tensor) -> Tensor:
+        return normalise(images.to(self.device, memory_format=torch.channels_last))
+
     @torch.inference_mode()
-    def _embed(self, images: Tensor) -> Tensor:
-        images = images.to(self.device, memory_format=torch.channels_last)
-        return self.model(normalise(images)).float().cpu()
+    def _embed(self, values: Tensor) -> Tensor:
+        return self.model(values.to(self.device, memory_format=torch.channels_last)).float().cpu()
 
 
 class OnnxEmbedder(Embedder):
@@ -154,10 +171,16 @@ class OnnxEmbedder(Embedder):
             return None
         return len(output) if np.ndim(output) > 1 and np.size(output) else None
 
-    def _embed(self, images: Tensor) -> Tensor:
-        count = len(images)
+    def prepare(self, images: Tensor) -> Tensor:
         low, high = self.range
-        batch = normalise(images) if low < 0 else images.float() * (high / 255)
+        return normalise(images) if low < 0 else images.float() * (high / 255)
+
+    def rescale(self, values: Tensor) -> Tensor:
+        low, high = self.range
+        return low + (values + 1) * ((high - low) / 2)
+
+    def _embed(self, values: Tensor) -> Tensor:
+        count, batch = len(values), values
         if count < self.batch_size and self.fixed_batch:
             empty = batch.new_zeros(self.batch_size - count, *batch.shape[1:])
             batch = torch.cat([batch, empty])  # the graph takes full batches only

@@ -22,6 +22,7 @@ from pathlib import Path
 from facelib import training_ladder
 
 DEFAULT_DATA = Path("data")
+LADDER = "ladder-"  # what names of the training ladder's runs begin with
 MODELS = (".onnx", ".pth", ".pt")
 # The module whose code, with all that it imports, decides what comes out of a notebook's run...
 MODULE_OF = {"flops": "flops", "train": "train", "verify": "verification", "statistics": "statistics"}
@@ -127,7 +128,7 @@ def plan(name: str, profile: dict, data: Path) -> dict:
             " .pth checkpoint there."
         )
     for model, source in models.items():
-        for light in ("normal", "low"):
+        for light in ("normal",) if model.startswith(LADDER) else ("normal", "low"):
             runs[f"verify/{model}-{light}"] = {
                 "notebook": "verify",
                 "parameters": {"model": source, "lfw": lfw, "output": f"{build}/verify/{model}-{light}", "light": light}
@@ -167,7 +168,7 @@ def training_ladder_runs(profile: dict) -> dict[str, dict]:
                 parameters = {"backbone": profile[role], "ratio": ladder["ratio"], "epochs": ladder["epochs"]}
                 parameters |= training_ladder.recipe(role, rung) | {"seed": seed}
                 parameters["channels_last"] = profile["train"].get("channels_last", False)
-                found[f"ladder-{profile[role]}-{rung}-s{seed}"] = parameters
+                found[f"{LADDER}{profile[role]}-{rung}-s{seed}"] = parameters
     return found
 
 

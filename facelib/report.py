@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from facelib import alignment, bootstrap, comparison, iresnet, models, statistics, verification
+from facelib import alignment, bootstrap, comparison, iresnet, low_light, models, protocol, statistics, verification
+from facelib.profiles import LADDER
 
 # Table I of the published report, and what an ArcFace MobileFaceNet is published to reach (insightface's model zoo).
 PUBLISHED_COST = {"iresnet50": ("43.590", "6.330"), "efficientnet_b3": ("11.483", "0.274")}
@@ -28,12 +29,14 @@ USABLE_AUC = 0.9  # below, an impostor pair outscores a genuine one more than on
 
 
 def load_results(build: Path) -> dict:
-    """The plan with what its finished runs left: train, verify (with scores), flops and statistics (with bands).
+    """The plan with what its finished runs left: train, verify (with scores), flops and statistics (with bands). The
+    training ladder's runs stand apart, under ladder_train and ladder_verify.
 
     The unfinished ones are listed. A run that was made with other parameters than the plan's counts as unfinished.
     """
     plan = json.loads((build / "plan.json").read_text())
-    results = {"plan": plan, "train": {}, "verify": {}, "flops": None, "statistics": None, "unfinished": []}
+    results = {"plan": plan, "flops": None, "statistics": None, "unfinished": []}
+    results |= {kind: {} for kind in ("train", "verify", "ladder_train", "ladder_verify")}
     for name, run in plan["runs"].items():
         folder = Path(run["parameters"]["output"])
         found = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
@@ -48,10 +51,11 @@ def load_results(build: Path) -> dict:
             with np.load(folder / "bands.npz", allow_pickle=False) as arrays:
                 results["statistics"] = found | {"bands": {name: arrays[name] for name in arrays.files}}
         elif kind == "train":
-            results["train"][key] = found | {"log": pd.read_csv(folder / "log.csv")}
+            results[f"ladder_{kind}" if key.startswith(LADDER) else kind][key] = found | {"log": pd.read_csv(folder / "log.csv")}
         else:
             with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
-                results["verify"][key] = found | {name: arrays[name] for name in arrays.files}
+                of = f"ladder_{kind}" if key.startswith(LADDER) else kind
+                results[of][key] = found | {name: arrays[name] for name in arrays.files}
     return results
 
 
@@ -83,9 +87,9 @@ def values(results: dict) -> dict[str, str]:
         "stem.kernel": str(stem.kernel_size[0]),
         "stem.stride": str(stem.stride[0]),
         "block.stride": str(residual.layer2[0].conv2.stride[0]),
-        "low.factor": str(verification.LOW_LIGHT_FACTOR),
+        "low.factor": str(low_light.LOW_LIGHT_FACTOR),
         "low.bits": str(torch.iinfo(torch.uint8).bits),
-        "low.highest": str(int(verification.low_light(torch.tensor([255], dtype=torch.uint8)))),
+        "low.highest": str(int(low_light.published(torch.tensor([255], dtype=torch.uint8)))),
         "far": f"{100 * verification.FAR:g}\\,\\%",
         "chance.auc": f"{CHANCE_AUC:g}",
         "chance.errors": f"{CHANCE_ERRORS:g}",
@@ -586,7 +590,7 @@ def clear(output: Path) -> None:
 def write(results: dict, output: Path) -> None:
     """numbers.tex, last, and the tables it announces, into a folder."""
     (output / "table_cost.tex").write_text(cost_table(results) if results["flops"] else "")
-    for light in verification.LIGHTS:
+    for light in protocol.LIGHTS:
         (output / f"table_{light}_light.tex").write_text(results_table(results, light))
     (output / "table_provenance.tex").write_text(provenance_table(results))
     lines = ["% Written by the figures notebook from the results of the runs. Do not edit."]

@@ -19,7 +19,8 @@ from facelib import provenance
 from facelib.bootstrap import RESAMPLES, Interval, intervals
 from facelib.comparison import compare
 from facelib.output import whole_folder, write_json
-from facelib.verification import FAR, LIGHTS, right_decisions
+from facelib.protocol import LIGHTS
+from facelib.verification import FAR, right_decisions
 from facelib.weighted_pairs import WeightedPairs
 
 FILES = ("metrics.json", "parameters.json", "bands.npz", "environment.json")

@@ -4,7 +4,7 @@ One verification leaves one folder:
 
     scores.npz         score, genuine, fold and the two images' names of each pair
     metrics.json       measures() and the model's name
-    parameters.json    model, folder of images, pairs, light, flip
+    parameters.json    model, folder of images, seed, protocol
     environment.json   commit, package versions, machine, fingerprints of data and model
 
     python -m facelib.verification LFW [MODEL]    # whether these can be verified, before anything is trained
@@ -13,40 +13,45 @@ A pair's score is the cosine of its two embeddings, in [-1, 1]. A pair is accept
 the share of genuine pairs accepted, FAR that of impostor pairs.
 """
 
+import dataclasses
 import hashlib
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import sklearn.metrics
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from facelib import alignment, provenance
+from facelib import alignment, low_light, provenance, published
 from facelib.data import Loader, PairImages, Pairs, images_of_pairs, read_pairs
 from facelib.images import lfw_images, list_images
 from facelib.models import SIZE, Embedder, choose_device, load_embedder
 from facelib.output import whole_folder, write_json
+from facelib.protocol import Protocol
 
 FAR = 1e-2  # at which TAR is measured
-LOW_LIGHT_FACTOR = 2
 FILES = ("scores.npz", "metrics.json", "parameters.json", "environment.json")
 
 
-def embed_images(embedder: Embedder, dataset: PairImages, flip: bool = False, transform=None) -> Tensor:
+def embed_images(
+    embedder: Embedder, dataset: PairImages, flip: bool = False, transform=None, embed=Embedder.embed
+) -> Tensor:
     """Embeddings (N, D) float32 of unit length, each distinct image embedded once.
 
     `flip` adds the mirrored image's embedding before normalising (the flip-test). `transform` maps the uint8 crops
-    (N, 3, 112, 112) to what the model sees, still uint8, before the embedder normalises them.
+    (N, 3, 112, 112) to what the model sees, still uint8, before the embedder normalises them. `embed` is how the
+    embedder is used: facelib.published has another.
     """
     parts = []
     for images, _ in tqdm(Loader(dataset, 64), desc=f"embed with {embedder.name}", mininterval=5):
         images = images if transform is None else transform(images)
-        embeddings = embedder.embed(images)
+        embeddings = embed(embedder, images)
         if flip:
-            embeddings = embeddings + embedder.embed(images.flip(-1))
+            embeddings = embeddings + embed(embedder, images.flip(-1))
         parts.append(F.normalize(embeddings))
     return torch.cat(parts)
 
@@ -146,21 +151,48 @@ def measures(scores: np.ndarray, genuine: np.ndarray, fold: np.ndarray) -> dict[
     return found
 
 
-def low_light(images: Tensor) -> Tensor:
-    """The published low-light transform, x -> 2 sqrt(x), on uint8 in [0, 255] and cast back: at most 31."""
-    return (LOW_LIGHT_FACTOR * images.float().sqrt()).to(torch.uint8)
+def accuracy_of_50_thresholds(scores: np.ndarray, genuine: np.ndarray) -> float:
+    """The published report's accuracy: the best of 50 cosine distances in [0, 1), chosen on the pairs it judges."""
+    distances = np.arange(50) / 50
+    accepted = (1 - scores)[None] <= distances[:, None]
+    return float((accepted == genuine).mean(axis=1).max())
 
 
-LIGHTS = {"normal": None, "low": low_light}
+def protocol_measures(scores: np.ndarray, pairs: Pairs, protocol: Protocol) -> dict[str, float]:
+    """measures(), the accuracy by the protocol's threshold rule."""
+    if protocol.threshold == "folds":
+        return measures(scores, pairs.genuine, pairs.fold)
+    found = measures(scores, pairs.genuine, np.zeros(len(pairs), int))
+    return found | {"accuracy": accuracy_of_50_thresholds(scores, pairs.genuine)}
+
+
+def score_pairs(
+    embedder: Embedder,
+    images: Path,
+    pairs: Pairs,
+    protocol: Protocol,
+    landmarks: pd.DataFrame | None = None,
+    seed: int = 0,
+) -> tuple[np.ndarray, PairImages]:
+    """Cosines (P,) float64 of the pairs by the protocol, and the crops that were embedded.
+
+    `landmarks` of all images of the folder, for aligned crops; `seed` draws the random ones.
+    """
+    dataset = PairImages(images, pairs, landmarks, protocol.crop, seed)
+    transform = low_light.published if protocol.light == "low" else None
+    if protocol.light == "low" and protocol.normalise == "first":
+        embeddings = embed_images(embedder, dataset, protocol.flip, embed=published.embed)
+    else:
+        embeddings = embed_images(embedder, dataset, protocol.flip, transform)
+    return pair_scores(embeddings, dataset.first, dataset.second), dataset
 
 
 def verify(
     model: str,
     lfw: str,
     output: str,
-    pairs: str = "pairs.txt",
-    light: str = "normal",
-    flip: bool = False,
+    protocol: Protocol = Protocol(),
+    seed: int = 0,
     cache: str = "build/landmarks",
     device: str = "auto",
 ) -> dict:
@@ -169,21 +201,19 @@ def verify(
     `lfw` holds the pairs file and the folder of images. Raises ValueError or FileNotFoundError, naming what is wrong,
     before the first image is embedded.
     """
-    if light not in LIGHTS:
-        raise ValueError(f"light must be one of {', '.join(LIGHTS)}, found {light!r}")
+    protocol.check()
     device = choose_device(device)
     environment = provenance.environment(device)  # now: the repository may have moved on by the end
     embedder = load_embedder(model, device)
-    images, listed = find_pairs(lfw, pairs)
-    dataset = PairImages(images, listed, alignment.find_landmarks(images, cache, device))
+    images, listed = find_pairs(lfw, protocol.pairs, protocol.folds)
+    landmarks = alignment.find_landmarks(images, cache, device) if protocol.crop == "aligned" else None
     with whole_folder(output, FILES) as folder:
-        embeddings = embed_images(embedder, dataset, flip, LIGHTS[light])
-        scores = pair_scores(embeddings, dataset.first, dataset.second)
-        found = measures(scores, listed.genuine, listed.fold) | {"images": len(dataset)}
+        scores, dataset = score_pairs(embedder, images, listed, protocol, landmarks, seed)
+        found = protocol_measures(scores, listed, protocol) | {"images": len(dataset)}
         pairs_of = {"genuine": listed.genuine, "fold": listed.fold, "first": listed.first, "second": listed.second}
         np.savez_compressed(folder / "scores.npz", score=scores, **pairs_of)
-        asked = {"model": str(model), "lfw": str(lfw), "images": images.name, "pairs": pairs}
-        asked |= {"light": light, "flip": flip}
+        asked = {"model": str(model), "lfw": str(lfw), "images": images.name, "seed": seed}
+        asked |= dataclasses.asdict(protocol)
         write_json(folder / "parameters.json", asked)
         environment |= {"data": alignment.fingerprint(images, dataset.images), "model": model_fingerprint(model)}
         write_json(folder / "environment.json", environment)
@@ -191,12 +221,12 @@ def verify(
     return found
 
 
-def find_pairs(lfw: str | Path, pairs: str = "pairs.txt") -> tuple[Path, Pairs]:
-    """The folder of images in an LFW folder, and its pairs, without opening an image.
+def find_pairs(lfw: str | Path, pairs: str = "pairs.txt", folds: int = 0) -> tuple[Path, Pairs]:
+    """The folder of images in an LFW folder, and its pairs (of the first `folds` folds), without opening an image.
 
     Raises ValueError or FileNotFoundError, naming what is wrong or missing.
     """
-    images, listed = lfw_images(lfw), read_pairs(Path(lfw) / pairs)
+    images, listed = lfw_images(lfw), read_pairs(Path(lfw) / pairs).first_folds(folds)
     images_of_pairs(images, listed, list_images(images))
     return images, listed
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from facelib import ROOT, profiles
+from facelib import ROOT, profiles, training_ladder
 from facelib.notebook import check_parameters, declared_parameters
 from facelib.train import Config
 
@@ -76,9 +76,28 @@ def test_every_run_of_a_profile_has_parameters_that_its_notebook_takes(name, tmp
 
 def test_each_backbone_is_trained_at_each_ratio_and_verified_in_both_lights(tmp_path):
     runs = profiles.plan("small", PROFILES["small"], put(tmp_path, "weights/model.onnx"))["runs"]
-    assert sum(name.startswith("train/") for name in runs) == 2 * 4
-    assert sum(name.startswith("verify/") for name in runs) == (2 * 4 + 1) * 2
+    grid = [name for name in runs if "/ladder-" not in name]
+    assert sum(name.startswith("train/") for name in grid) == 2 * 4
+    assert sum(name.startswith("verify/") for name in grid) == (2 * 4 + 1) * 2
     assert runs["verify/released-normal"]["parameters"]["flip"] is True
+
+
+def test_the_training_ladder_goes_from_the_published_recipe_to_the_mended_one_a_change_at_a_time(tmp_path):
+    """Four rungs; three seeds of the light backbone, one of the heavy; each verified in normal light."""
+    runs = profiles.plan("small", PROFILES["small"], tmp_path)["runs"]
+    ladder = {name: run["parameters"] for name, run in runs.items() if name.startswith("train/ladder-")}
+    assert len(ladder) == 4 * (3 + 1) == sum(name.startswith("verify/ladder-") for name in runs)
+    rungs = [ladder[f"train/ladder-iresnet50-{rung}-s0"] for rung in ("published", "momentum", "schedule", "alignment")]
+    first, last = rungs[0], rungs[-1]
+    assert (first["momentum"], first["decay_over"], first["aligned"]) == (0.0, "full", False)
+    assert (last["momentum"], last["decay_over"], last["aligned"]) == (0.9, "run", True)
+    assert (first["learning_rate"], first["batch_size"], first["clip"], first["power"]) == (0.01, 64, 5.0, 2.0)
+    light = ladder["train/ladder-efficientnet_b3-published-s2"]
+    assert (light["learning_rate"], light["batch_size"], light["seed"]) == (0.1, 32, 2)
+    for before, after in zip(rungs, rungs[1:]):
+        assert sum(before[key] != after[key] for key in before if key != "output") == 1
+    with pytest.raises(ValueError, match="no rung 'warmup'. It has: published, momentum, schedule, alignment"):
+        training_ladder.recipe("light", "warmup")
 
 
 def test_parameters_of_one_run_alone_stand_above_those_of_all(tmp_path):

@@ -12,13 +12,15 @@ import torch.nn.functional as F
 from scipy.stats import norm
 
 from facelib import alignment, synthetic
+from facelib.low_light import published as low_light
 from facelib.models import Embedder, create_model
+from facelib.protocol import Protocol
 from facelib.verification import (
+    accuracy_of_50_thresholds,
     best_threshold,
     embed_images,
     equal_error_rate,
     fold_accuracies,
-    low_light,
     measures,
     pair_scores,
     precision_recall,
@@ -216,8 +218,8 @@ class Projection(Embedder):
         super().__init__("projection")
         self.weight = torch.randn(3 * 112 * 112, 5, generator=torch.Generator().manual_seed(0))
 
-    def _embed(self, images):
-        return (images.float() / 255 - 0.5).flatten(1) @ self.weight
+    def _embed(self, values):
+        return values.flatten(1) @ self.weight
 
 
 @pytest.fixture(scope="module")
@@ -240,14 +242,14 @@ def test_pair_scores_are_cosines():
 
 
 def test_embeddings_are_those_of_the_model_at_unit_length_in_order(crops):
-    raw = Projection()._embed(crops)
+    raw = Projection().embed(crops)
     found = embed_images(Projection(), dataset(crops))
     assert found.dtype == torch.float32
     assert torch.allclose(found, raw / raw.norm(dim=1, keepdim=True), atol=1e-6)
 
 
 def test_flip_test_adds_the_mirrored_embedding_before_normalising(crops):
-    total = Projection()._embed(crops) + Projection()._embed(crops[..., torch.arange(111, -1, -1)])
+    total = Projection().embed(crops) + Projection().embed(crops[..., torch.arange(111, -1, -1)])
     found = embed_images(Projection(), dataset(crops), flip=True)
     assert torch.allclose(found, total / total.norm(dim=1, keepdim=True), atol=1e-6)
 
@@ -264,13 +266,12 @@ def test_a_transform_changes_what_the_model_sees(crops):
     assert not torch.allclose(dimmed, embed_images(Projection(), dataset(crops)), atol=0.01)
 
 
-def test_low_light_is_twice_the_root_rounded_down_for_all_256_values():
-    """floor(2 sqrt(x)) = isqrt(4 x), in whole numbers."""
-    values = torch.arange(256, dtype=torch.uint8)
-    dimmed = low_light(values)
-    assert dimmed.dtype == torch.uint8
-    assert dimmed.tolist() == [math.isqrt(4 * x) for x in range(256)]
-    assert dimmed.max() == 31
+def test_the_published_accuracy_is_the_best_of_50_distances_on_the_pairs_themselves():
+    """A grid of 0.02 can't part 0.501 from 0.509, and no distance of 1 or more is tried."""
+    genuine = np.array([True, False])
+    assert accuracy_of_50_thresholds(np.array([0.60, 0.50]), genuine) == 1
+    assert accuracy_of_50_thresholds(np.array([0.509, 0.501]), genuine) == 0.5
+    assert accuracy_of_50_thresholds(np.array([-0.1, -0.5]), genuine) == 0.5
 
 
 def test_pairs_of_missing_images_are_told_before_faces_are_detected(tmp_path, monkeypatch):
@@ -288,7 +289,7 @@ def test_pairs_of_missing_images_are_told_before_faces_are_detected(tmp_path, mo
 def test_a_verification_leaves_what_says_how_to_repeat_it(tmp_path):
     synthetic.make_lfw(tmp_path / "lfw", identities=8, images_per_identity=2, pairs_per_fold=2, folds=2)
     torch.save(create_model("iresnet18_025", 8).state_dict(), tmp_path / "model.pth")
-    found = verify(str(tmp_path / "model.pth"), str(tmp_path / "lfw"), str(tmp_path / "out"), light="low")
+    found = verify(str(tmp_path / "model.pth"), str(tmp_path / "lfw"), str(tmp_path / "out"), Protocol(light="low"))
     assert found["pairs"] == 8 and json.loads((tmp_path / "out" / "metrics.json").read_text()) == found
     asked = json.loads((tmp_path / "out" / "parameters.json").read_text())
     assert asked["images"] == "lfw-synthetic" and asked["light"] == "low" and asked["flip"] is False
