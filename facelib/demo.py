@@ -6,7 +6,7 @@ python -m facelib.demo    # the demo profile's synthetic faces, in build/demo/da
 import json
 from pathlib import Path
 
-from facelib import flops, profiles, statistics, synthetic
+from facelib import evaluation_ladder, flops, low_light_study, profiles, statistics, synthetic
 from facelib.output import write_json
 from facelib.protocol import Protocol
 from facelib.train import Config, train
@@ -44,11 +44,13 @@ def make_results() -> Path:
     profile = profiles.read_profiles(Path("notebooks/profiles.toml"))["demo"]
     profile |= {"ratios": [0.25], "train": profile["train"] | {"epochs": 1}}
     profile["training_ladder"] |= {"epochs": 1, "light_seeds": [0]}
+    profile["studies"] |= {"ratio": 0.25, "most_stops": 1}
     plan = profiles.plan(EXAMPLE.name, profile, Path("data"))
     EXAMPLE.mkdir(parents=True, exist_ok=True)
     write_json(EXAMPLE / "plan.json", plan)
     steps = {"flops": flops.measure, "train": lambda **given: train(Config(**given))}
     steps["verify"] = lambda model, lfw, output, **protocol: verify(model, lfw, output, Protocol(**protocol))
+    steps |= {"evaluation_ladder": evaluation_ladder.climb, "low_light": low_light_study.study}
     steps["statistics"] = statistics.summarise
     for run in plan["runs"].values():
         if not (Path(run["parameters"]["output"]) / "metrics.json").exists():

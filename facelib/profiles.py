@@ -26,6 +26,8 @@ LADDER = "ladder-"  # what names of the training ladder's runs begin with
 MODELS = (".onnx", ".pth", ".pt")
 # The module whose code, with all that it imports, decides what comes out of a notebook's run...
 MODULE_OF = {"flops": "flops", "train": "train", "verify": "verification", "statistics": "statistics"}
+MODULE_OF |= {"evaluation_ladder": "evaluation_ladder", "low_light": "low_light_study"}
+SCORED = ("verify", "evaluation_ladder", "low_light")  # notebooks that leave scores of pairs
 RECORDS = {"output", "provenance"}  # ... but for those that only write it down
 # What insightface packs beside its embedders: detectors, landmarks, attributes.
 NOT_EMBEDDERS = ("det_", "scrfd", "1k3d68", "2d106det", "genderage")
@@ -134,13 +136,28 @@ def plan(name: str, profile: dict, data: Path) -> dict:
                 "parameters": {"model": source, "lfw": lfw, "output": f"{build}/verify/{model}-{light}", "light": light}
                 | profile["verify"]
                 | ({"flip": True} if model == "released" else {}),
-                "needs": ["$(LFW_LANDMARKS)", "$(PAIRS)", source if model == "released" else f"{source}/metrics.json"],
+                "needs": needs_of(model, source),
+            }
+    studies = profile["studies"]
+    trained = [f"{profile[role]}-r{studies['ratio']:g}" for role in ("light", "heavy")]
+    for model in [name for name in (*trained, "released") if name in models]:
+        released = model == "released"
+        asked = {"model": models[model], "lfw": lfw}
+        ladder = {"flip": released or profile["verify"]["flip"], "folds": 0 if released else studies["folds"]}
+        # All models on the same pairs, without the flip-test: their curves are compared.
+        low_light = {"folds": studies["folds"], "most_stops": studies["most_stops"]}
+        low_light["repairs"] = released or "released" not in models
+        for study, parameters in (("evaluation_ladder", ladder), ("low_light", low_light)):
+            runs[f"{study}/{model}"] = {
+                "notebook": study,
+                "parameters": asked | parameters | {"output": f"{build}/{study}/{model}"},
+                "needs": needs_of(model, models[model]),
             }
     runs["statistics"] = {
         "notebook": "statistics",
         "parameters": {"results": build, "output": f"{build}/statistics"},
         "needs": [
-            f"{run['parameters']['output']}/metrics.json" for run in runs.values() if run["notebook"] == "verify"
+            f"{run['parameters']['output']}/metrics.json" for run in runs.values() if run["notebook"] in SCORED
         ],
     }
     return {
@@ -156,6 +173,11 @@ def plan(name: str, profile: dict, data: Path) -> dict:
         "left_out": left_out,
         "runs": runs,
     }
+
+
+def needs_of(model: str, source: str) -> list[str]:
+    """What a run that scores pairs with this model depends on."""
+    return ["$(LFW_LANDMARKS)", "$(PAIRS)", source if model == "released" else f"{source}/metrics.json"]
 
 
 def training_ladder_runs(profile: dict) -> dict[str, dict]:
@@ -197,7 +219,8 @@ def makefile(plan: dict) -> str:
         ]
     # Speed is measured with all cores, before any other run takes one. What is wrong with the test data should be told
     # before anything is trained.
-    before = {"flops": "$(CHECKED)", "train": "$(FLOPS) $(LFW_LANDMARKS)", "verify": "$(FLOPS)", "statistics": ""}
+    before = {"flops": "$(CHECKED)", "train": "$(FLOPS) $(LFW_LANDMARKS)", "statistics": ""}
+    before |= dict.fromkeys(SCORED, "$(FLOPS)")
     for name, run in plan["runs"].items():
         notebook = run["notebook"]
         copy, parameters = f"{build}/notebooks/{name}.ipynb", f"{build}/parameters/{name}.json"

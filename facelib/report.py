@@ -36,7 +36,8 @@ def load_results(build: Path) -> dict:
     """
     plan = json.loads((build / "plan.json").read_text())
     results = {"plan": plan, "flops": None, "statistics": None, "unfinished": []}
-    results |= {kind: {} for kind in ("train", "verify", "ladder_train", "ladder_verify")}
+    kinds = ("train", "verify", "ladder_train", "ladder_verify", "evaluation_ladder", "low_light")
+    results |= {kind: {} for kind in kinds}
     for name, run in plan["runs"].items():
         folder = Path(run["parameters"]["output"])
         found = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
@@ -53,8 +54,8 @@ def load_results(build: Path) -> dict:
         elif kind == "train":
             results[f"ladder_{kind}" if key.startswith(LADDER) else kind][key] = found | {"log": pd.read_csv(folder / "log.csv")}
         else:
+            of = f"ladder_{kind}" if key.startswith(LADDER) else kind
             with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
-                of = f"ladder_{kind}" if key.startswith(LADDER) else kind
                 results[of][key] = found | {name: arrays[name] for name in arrays.files}
     return results
 

@@ -4,7 +4,9 @@ Computed from the scores that the verifications left, apart from them: another s
 leaves one folder:
 
     parameters.json     resamples and seed
-    metrics.json        for each verification its errors and intervals, for each ratio and light the comparison
+    metrics.json        for each verification, rung of a ladder and condition of light its errors and intervals; for each
+                        ratio and light the comparison of the backbones, for each rung on the same pairs as the corrected
+                        protocol that with it
     bands.npz           low and high of each verification's ROC and precision-recall curve along GRID
     environment.json    commit, package versions, machine
 """
@@ -24,13 +26,29 @@ from facelib.verification import FAR, right_decisions
 from facelib.weighted_pairs import WeightedPairs
 
 FILES = ("metrics.json", "parameters.json", "bands.npz", "environment.json")
+STUDIES = ("evaluation_ladder", "low_light")
 GRID = np.linspace(0.005, 1, 200)  # FAR of the ROC, recall of the precision-recall curve
 
 
 def read_scores(folder: Path) -> dict[str, np.ndarray]:
     """A verification's scores.npz, and `identities` (P, 2) int: who is in each pair."""
     with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
-        found = {name: arrays[name] for name in arrays.files}
+        return with_identities({name: arrays[name] for name in arrays.files})
+
+
+def read_study(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Of an evaluation ladder or a low-light study: rung or condition -> what read_scores gives of a verification."""
+    with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
+        kinds = ("score", "genuine", "fold", "first", "second")
+        names = [name.removeprefix("score/") for name in arrays.files if name.startswith("score/")]
+        shared = {kind: arrays[kind] for kind in kinds if kind in arrays.files}  # by all conditions
+        return {
+            name: with_identities(shared | {kind: arrays[f"{kind}/{name}"] for kind in kinds if kind not in shared})
+            for name in names
+        }
+
+
+def with_identities(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     people = [[image.rsplit("/", 1)[0] for image in found[name]] for name in ("first", "second")]
     return found | {"identities": np.unique(people, return_inverse=True)[1].reshape(2, -1).T}
 
@@ -46,9 +64,34 @@ def uncertainty(pairs: dict[str, np.ndarray], resamples: int, seed: int) -> tupl
     found = intervals(statistic, pairs["identities"], resamples, seed)
     bands = {name: np.stack([found[name].low, found[name].high]) for name in ("roc", "pr")}
     numbers = {name: as_numbers(interval) for name, interval in found.items() if name not in bands}
-    if len(np.unique(pairs["fold"])) > 1:
-        numbers["errors"] = int((~right_decisions(pairs["score"], pairs["genuine"], pairs["fold"])).sum())
-    return numbers, bands
+    return numbers | errors(pairs), bands
+
+
+def errors(pairs: dict[str, np.ndarray]) -> dict[str, int]:
+    """The number of pairs judged wrongly, where there are folds."""
+    if len(np.unique(pairs["fold"])) < 2:
+        return {}
+    return {"errors": int((~right_decisions(pairs["score"], pairs["genuine"], pairs["fold"])).sum())}
+
+
+def uncertainty_of_study(study: dict[str, dict], resamples: int, seed: int) -> dict[str, dict]:
+    """Of each rung or condition the numbers, and `loss`: the comparison with "down/corrected" on the same pairs."""
+    found = {}
+    for name, pairs in study.items():
+        weighted = WeightedPairs(pairs["score"], pairs["genuine"], pairs["fold"])
+        measured = intervals(lambda weights: weighted.measures(weights, FAR), pairs["identities"], resamples, seed)
+        found[name] = {measure: as_numbers(interval) for measure, interval in measured.items()} | errors(pairs)
+        corrected = study.get("down/corrected")
+        if name.startswith("down/") and corrected is not pairs and len(np.unique(pairs["fold"])) > 1:
+            found[name]["loss"] = comparison(pairs, corrected, resamples, seed)
+    return found
+
+
+def comparison(first: dict[str, np.ndarray], second: dict[str, np.ndarray], resamples: int, seed: int) -> dict:
+    """facelib.comparison's finding for JSON."""
+    pairs = (first[name] for name in ("genuine", "fold", "identities"))
+    found = dataclasses.asdict(compare(first["score"], second["score"], *pairs, resamples, seed))
+    return found | {"difference": {name: float(value) for name, value in found["difference"].items()}}
 
 
 def as_numbers(interval: Interval) -> dict[str, float]:
@@ -62,10 +105,13 @@ def summarise(results: str, output: str, resamples: int = RESAMPLES, seed: int =
     Writes the folder `output`, returns its metrics.
     """
     plan = json.loads((Path(results) / "plan.json").read_text())
-    metrics = {"resamples": resamples, "seed": seed, "verify": {}, "compare": {}}
+    metrics = {"resamples": resamples, "seed": seed, "verify": {}, "compare": {}} | {study: {} for study in STUDIES}
     bands, scores = {}, {}
     for name, run in plan["runs"].items():
         folder = Path(run["parameters"]["output"])
+        if run["notebook"] in STUDIES and (folder / "metrics.json").exists():
+            study = uncertainty_of_study(read_study(folder), resamples, seed)
+            metrics[run["notebook"]][name.partition("/")[2]] = study
         if run["notebook"] == "verify" and (folder / "metrics.json").exists():
             name = name.removeprefix("verify/")
             scores[name] = read_scores(folder)
@@ -76,11 +122,7 @@ def summarise(results: str, output: str, resamples: int = RESAMPLES, seed: int =
             key = f"r{ratio:g}-{light}"
             names = [f"{plan[role]}-{key}" for role in ("light", "heavy")]
             if all(name in scores and len(np.unique(scores[name]["fold"])) > 1 for name in names):
-                first, second = (scores[name] for name in names)
-                pairs = (first[name] for name in ("genuine", "fold", "identities"))
-                found = dataclasses.asdict(compare(first["score"], second["score"], *pairs, resamples, seed))
-                found["difference"] = {name: float(value) for name, value in found["difference"].items()}
-                metrics["compare"][key] = found
+                metrics["compare"][key] = comparison(*(scores[name] for name in names), resamples, seed)
     with whole_folder(output, FILES) as folder:
         np.savez_compressed(folder / "bands.npz", **bands)
         write_json(folder / "parameters.json", {"results": results, "resamples": resamples, "seed": seed})

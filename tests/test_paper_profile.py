@@ -10,7 +10,7 @@ import subprocess
 
 import torch
 
-from facelib import ROOT, flops, profiles, report, statistics, synthetic
+from facelib import ROOT, evaluation_ladder, flops, low_light_study, profiles, report, statistics, synthetic
 from facelib.models import create_model
 from facelib.notebook import run_notebook
 from facelib.protocol import Protocol
@@ -34,10 +34,11 @@ def test_every_run_of_the_paper_profile_ends_in_the_report(tmp_path):
     plan = profiles.plan("paper", paper, data)
     steps = {"flops": flops.measure, "train": lambda **given: train(Config(**given))}
     steps["verify"] = lambda model, lfw, output, **protocol: verify(model, lfw, output, Protocol(**protocol))
+    steps |= {"evaluation_ladder": evaluation_ladder.climb, "low_light": low_light_study.study}
     steps["statistics"] = statistics.summarise
     for run in plan["runs"].values():
         run["parameters"]["output"] = str(tmp_path / run["parameters"]["output"])
-        if run["notebook"] == "verify" and "build/" in run["parameters"]["model"]:
+        if "model" in run["parameters"] and "build/" in run["parameters"]["model"]:
             run["parameters"]["model"] = str(tmp_path / run["parameters"]["model"])
     plan["runs"]["statistics"]["parameters"]["results"] = str(tmp_path)
     (tmp_path / "plan.json").write_text(json.dumps(plan))
