@@ -33,7 +33,8 @@ def dashes(ratio: float) -> tuple:
 
 
 def curve_panels(scores: dict[str, list[dict]], kind: str) -> Figure:
-    """One panel a light, one curve a model. `scores` maps a light to {"label", "color", "ratio", "score", "genuine"}.
+    """One panel a light, or what else the panels are named by, one curve a model. `scores` maps a light to
+    {"label", "color", "ratio", "score", "genuine"}.
 
     `kind` is "roc" (TAR against FAR) or "pr" (precision against recall). The dotted grey line is chance. A model's
     `bands`, if it has them, are kind -> (x (K,), low (K,), high (K,)), shaded.
@@ -49,7 +50,7 @@ def curve_panels(scores: dict[str, list[dict]], kind: str) -> Figure:
             if "bands" in model:
                 axis.fill_between(*model["bands"][kind], color=model["color"], alpha=0.13, linewidth=0)
         axis.plot([0, 1], [0, 1] if kind == "roc" else [0.5, 0.5], color="0.6", linestyle=":", linewidth=0.8)
-        axis.set(title=LIGHTS[light], xlim=(-0.01, 1.01), xlabel="FAR" if kind == "roc" else "recall")
+        axis.set(title=LIGHTS.get(light, light), xlim=(-0.01, 1.01), xlabel="FAR" if kind == "roc" else "recall")
         axis.set_ylim(*((-0.01, 1.01) if kind == "roc" else (0.47, 1.01)))
         axis.set_box_aspect(1)
     axes[0][0].set_ylabel("TAR" if kind == "roc" else "precision")
@@ -97,6 +98,25 @@ def loss_curves(logs: list[dict]) -> Figure:
         axis.plot(log.step / len(log), smooth, color=run["color"], linestyle=dashes(run["ratio"]), label=run["label"])
     axis.set(xlabel="share of the run's steps", ylabel="loss", ylim=(0, None), xlim=(0, 1))
     axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.3), ncol=2, handlelength=2.6)
+    sns.despine(figure)
+    return figure
+
+
+def ladder(rungs: list[str], models: list[dict], turn: int) -> Figure:
+    """AUC on each rung of the evaluation ladder, downwards. A model: {"label", "color", "marker", "auc" (K,), "low" (K,),
+    "high" (K,)}, NaN where it has no such rung. `turn` is the number of rungs above the line: those of the way up.
+    """
+    figure, axis = plt.subplots(figsize=(COLUMN, 0.15 * len(rungs) + 0.5))
+    for shift, model in zip(np.linspace(-0.2, 0.2, len(models)), models):
+        rows = np.arange(len(rungs)) + (shift if len(models) > 1 else 0)
+        axis.hlines(rows, model["low"], model["high"], color=model["color"], linewidth=0.8)
+        axis.plot(model["auc"], rows, model["marker"], color=model["color"], markersize=3, label=model["label"])
+    axis.axvline(0.5, color="0.6", linestyle=":", linewidth=0.8)
+    axis.axhline(turn - 0.5, color="0.6", linewidth=0.6)
+    axis.set(xlabel="AUC", ylim=(len(rungs) - 0.5, -0.5))
+    axis.set_yticks(range(len(rungs)), rungs)
+    axis.tick_params(axis="y", length=0)
+    axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.3, -0.1), ncol=len(models), columnspacing=1)
     sns.despine(figure)
     return figure
 

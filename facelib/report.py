@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from facelib import alignment, bootstrap, comparison, iresnet, low_light, models, protocol, statistics, verification
+from facelib import alignment, bootstrap, comparison, iresnet, low_light, models, protocol, report_studies, statistics, verification
 from facelib.profiles import LADDER
+from facelib.words import interval_words, join, p_words, percent, percent_fine, points, tex, times
 
 # Table I of the published report, and what an ArcFace MobileFaceNet is published to reach (insightface's model zoo).
 PUBLISHED_COST = {"iresnet50": ("43.590", "6.330"), "efficientnet_b3": ("11.483", "0.274")}
@@ -22,7 +23,8 @@ PUBLISHED_RELEASED = {"arcface_mobilefacenet_y1": 0.9950}
 TAR = f"tar_at_far_{verification.FAR:g}"
 PERCENT = f"{100 * bootstrap.LEVEL:g}\\,\\%"
 FIGURES = ("block", "architectures", "precision_recall", "roc", "released_precision_recall", "released_roc")
-FIGURES += ("auc_against_ratio", "loss")
+FIGURES += ("auc_against_ratio", "loss", "ladder", "published_precision_recall", "published_roc")
+FIGURES += ("low_light_example", "low_light_auc", "low_light_accuracy", "repairs")
 CHANCE_AUC = 0.5
 CHANCE_ERRORS = 3  # standard errors above it, up to which a curve counts as chance
 USABLE_AUC = 0.9  # below, an impostor pair outscores a genuine one more than once in ten: no verifier to rely on
@@ -60,17 +62,6 @@ def load_results(build: Path) -> dict:
     return results
 
 
-def tex(text: str) -> str:
-    """Plain text with LaTeX's special characters escaped."""
-    for character in "&%$#_{}":
-        text = text.replace(character, "\\" + character)
-    return text
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f}\\,\\%"
-
-
 def run_name(backbone: str, ratio: float) -> str:
     return f"{backbone}-r{ratio:g}"
 
@@ -105,7 +96,8 @@ def values(results: dict) -> dict[str, str]:
         "claim.stem": claim_stem(results),
         "claim.answer": claim_answer(results),
     }
-    return found | train_values(results) | test_values(results) | cost_values(results) | statistics_values(results)
+    found |= train_values(results) | test_values(results) | cost_values(results) | statistics_values(results)
+    return found | report_studies.values(results)
 
 
 def train_values(results: dict) -> dict[str, str]:
@@ -311,14 +303,6 @@ def claim_stem(results: dict) -> str:
     )
 
 
-def times(ratio: float) -> str:
-    return f"{ratio:.1f} times as fast" if ratio >= 1 else f"{1 / ratio:.1f} times as slow"
-
-
-def join(parts: list[str]) -> str:
-    return ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts)
-
-
 def claim_unfinished(runs: list[str]) -> str:
     if not runs:
         return ""
@@ -389,10 +373,6 @@ def compare(results: dict) -> dict | None:
     return found and found | {"ratio": ratio, "light": runs[plan["light"], ratio], "heavy": runs[plan["heavy"], ratio]}
 
 
-def points(share: float, sign: str = "") -> str:
-    return f"{100 * share:{sign}.1f}"
-
-
 def difference_words(found: dict) -> str:
     """The light backbone's accuracy minus the heavy one's, with its interval."""
     d = found["difference"]
@@ -417,10 +397,6 @@ def claim_backbones(results: dict) -> str:
         f" one is right, on {found['only_second']:,} only the heavy one (McNemar's exact {p_words(found['p'])}):"
         f" {verdict[found['verdict']]}."
     )
-
-
-def p_words(p: float) -> str:
-    return f"$p = {p:.3f}$" if p >= 0.001 else "$p < 0.001$"
 
 
 def claim_low_light(results: dict) -> str:
@@ -459,10 +435,6 @@ def claim_released(results: dict) -> str:
             f" In low light it keeps {percent_fine(low['metrics']['accuracy'])} (AUC {low['metrics']['auc']:.3f})."
         )
     return sentence
-
-
-def percent_fine(share: float) -> str:
-    return f"{100 * share:.2f}\\,\\%"
 
 
 def claim_answer(results: dict) -> str:
@@ -538,10 +510,6 @@ def folds(run: dict) -> int:
     return len(np.unique(run["fold"]))
 
 
-def interval_words(found: dict | None, scale: float, digits: int) -> str:
-    return f"[{scale * found['low']:.{digits}f}, {scale * found['high']:.{digits}f}]" if found else "--"
-
-
 def provenance_table(results: dict) -> str:
     """The last page: commit, machine, packages, data, and a row for each training run."""
     runs = {f"train/{k}": v for k, v in results["train"].items()} | {
@@ -593,11 +561,16 @@ def write(results: dict, output: Path) -> None:
     (output / "table_cost.tex").write_text(cost_table(results) if results["flops"] else "")
     for light in protocol.LIGHTS:
         (output / f"table_{light}_light.tex").write_text(results_table(results, light))
+    for name, rows in report_studies.tables(results).items():
+        (output / f"{name}.tex").write_text(rows)
     (output / "table_provenance.tex").write_text(provenance_table(results))
     lines = ["% Written by the figures notebook from the results of the runs. Do not edit."]
     for name, condition in {
         "synthetic": results["plan"]["synthetic"],
         "released": any(name.startswith("released-") for name in results["verify"]),
+        "ladder": bool(results["evaluation_ladder"]),
+        "laddertrained": bool(results["ladder_train"]) and bool(results["ladder_verify"]),
+        "dark": bool(results["low_light"]),
         "preview": bool(results["unfinished"]),
     }.items():
         lines.append(f"\\newif\\if{name}\\{name}{'true' if condition else 'false'}")

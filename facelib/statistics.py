@@ -37,15 +37,23 @@ def read_scores(folder: Path) -> dict[str, np.ndarray]:
 
 
 def read_study(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Of an evaluation ladder or a low-light study: rung or condition -> what read_scores gives of a verification."""
+    """Of an evaluation ladder or a low-light study: rung or condition -> what read_scores gives of a verification.
+
+    Pairs whose threshold is chosen on themselves are one fold.
+    """
+    rungs = json.loads((folder / "parameters.json").read_text()).get("rungs", {})
     with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
         kinds = ("score", "genuine", "fold", "first", "second")
         names = [name.removeprefix("score/") for name in arrays.files if name.startswith("score/")]
         shared = {kind: arrays[kind] for kind in kinds if kind in arrays.files}  # by all conditions
-        return {
+        found = {
             name: with_identities(shared | {kind: arrays[f"{kind}/{name}"] for kind in kinds if kind not in shared})
             for name in names
         }
+    for name, protocol in rungs.items():
+        if protocol["threshold"] == "same pairs":
+            found[name]["fold"] = np.zeros_like(found[name]["fold"])
+    return found
 
 
 def with_identities(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

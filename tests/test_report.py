@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from facelib import report, statistics
+from facelib import report, statistics, words
 from facelib.comparison import compare
 from facelib.train import Config
 
@@ -60,7 +60,8 @@ def results(light: float, heavy: float, low: float = 0.0, released: float | None
     }
     flops = {"metrics": costs, "environment": {"machine": "m"}}
     sure = statistics_of(verify)
-    return {"plan": plan, "train": {}, "verify": verify, "flops": flops, "statistics": sure, "unfinished": []}
+    found = {"plan": plan, "train": {}, "verify": verify, "flops": flops, "statistics": sure, "unfinished": []}
+    return found | {kind: {} for kind in ("ladder_train", "ladder_verify", "evaluation_ladder", "low_light")}
 
 
 def cost(backbone, parameters, flops):
@@ -272,4 +273,4 @@ def test_before_any_run_is_finished_every_claim_is_still_a_sentence_or_empty():
 
 
 def test_latex_specials_are_escaped():
-    assert report.tex("a_b & 5%") == r"a\_b \& 5\%"
+    assert words.tex("a_b & 5%") == r"a\_b \& 5\%"
