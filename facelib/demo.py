@@ -43,8 +43,8 @@ def make_results() -> Path:
     make_faces()
     profile = profiles.read_profiles(Path("notebooks/profiles.toml"))["demo"]
     profile |= {"ratios": [0.25], "train": profile["train"] | {"epochs": 1}}
-    profile["training_ladder"] |= {"epochs": 1, "light_seeds": [0]}
-    profile["studies"] |= {"ratio": 0.25, "most_stops": 1}
+    profile["training_ladder"] |= {"light_seeds": [], "heavy_seeds": []}
+    profile["studies"] |= {"ratio": 0.25, "folds": 2, "most_stops": 0}
     plan = profiles.plan(EXAMPLE.name, profile, Path("data"))
     EXAMPLE.mkdir(parents=True, exist_ok=True)
     write_json(EXAMPLE / "plan.json", plan)

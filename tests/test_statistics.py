@@ -80,3 +80,31 @@ def test_of_unfinished_verifications_nothing_is_told_and_nothing_compared(result
     metrics = statistics.summarise(str(results), str(results / "statistics"), resamples=50)
     assert set(metrics["verify"]) == {"light-r1-normal", "light-r1-low", "heavy-r1-normal"}
     assert set(metrics["compare"]) == {"r1-normal"}
+
+
+def study_folder(folder, scores: dict[str, np.ndarray], thresholds: dict[str, str]) -> None:
+    """What an evaluation ladder leaves, of 40 pairs of 20 people in two folds."""
+    n = np.arange(40)
+    genuine = n % 2 == 0
+    first = np.array([f"p{i % 20}/p{i % 20}_0001" for i in n])
+    second = np.array([f"p{(i if i % 2 == 0 else i + 2) % 20}/x_0001" for i in n])
+    arrays = {}
+    for name, score in scores.items():
+        of = {"score": score, "genuine": genuine, "fold": n // 20, "first": first, "second": second}
+        arrays |= {f"{kind}/{name}": values for kind, values in of.items()}
+    np.savez(folder / "scores.npz", **arrays)
+    (folder / "parameters.json").write_text(json.dumps({"rungs": {k: {"threshold": t} for k, t in thresholds.items()}}))
+
+
+def test_a_rung_is_compared_with_the_corrected_protocol_on_the_same_pairs(tmp_path):
+    """The corrected protocol is always right, the rung always wrong about who is who at random."""
+    genuine = np.arange(40) % 2 == 0
+    right, random = genuine + 0.0, np.random.default_rng(0).normal(size=40)
+    rungs = {"down/corrected": right, "down/low light": random, "down/same pairs": right}
+    study_folder(tmp_path, rungs, {"down/corrected": "folds", "down/low light": "folds", "down/same pairs": "same pairs"})
+    found = statistics.uncertainty_of_study(statistics.read_study(tmp_path), resamples=50, seed=0)
+    assert found["down/corrected"]["auc"]["estimate"] == 1 and found["down/corrected"]["errors"] == 0
+    loss = found["down/low light"]["loss"]
+    assert loss["verdict"] == "worse" and loss["only_first"] == 0
+    assert loss["difference"]["estimate"] == pytest.approx(-found["down/low light"]["errors"] / 40)
+    assert "errors" not in found["down/same pairs"] and "accuracy" not in found["down/same pairs"]
