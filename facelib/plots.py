@@ -106,7 +106,9 @@ def ladder(rungs: list[str], models: list[dict], turn: int) -> Figure:
     """AUC on each rung of the evaluation ladder, downwards. A model: {"label", "color", "marker", "auc" (K,), "low" (K,),
     "high" (K,)}, NaN where it has no such rung. `turn` is the number of rungs above the line: those of the way up.
     """
-    figure, axis = plt.subplots(figsize=(COLUMN, 0.15 * len(rungs) + 0.5))
+    height = 0.15 * len(rungs) + 0.6
+    figure, axis = plt.subplots(figsize=(COLUMN, height))
+    figure.subplots_adjust(left=0.46, right=0.99, bottom=0.5 / height, top=1 - 0.05 / height)
     for shift, model in zip(np.linspace(-0.2, 0.2, len(models)), models):
         rows = np.arange(len(rungs)) + (shift if len(models) > 1 else 0)
         axis.hlines(rows, model["low"], model["high"], color=model["color"], linewidth=0.8)
@@ -116,7 +118,7 @@ def ladder(rungs: list[str], models: list[dict], turn: int) -> Figure:
     axis.set(xlabel="AUC", ylim=(len(rungs) - 0.5, -0.5))
     axis.set_yticks(range(len(rungs)), rungs)
     axis.tick_params(axis="y", length=0)
-    axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.3, -0.1), ncol=len(models), columnspacing=1)
+    figure.legend(frameon=False, loc="lower center", ncol=len(models), columnspacing=1, borderaxespad=0)
     sns.despine(figure)
     return figure
 

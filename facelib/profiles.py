@@ -138,9 +138,9 @@ def plan(name: str, profile: dict, data: Path) -> dict:
                 | ({"flip": True} if model == "released" else {}),
                 "needs": needs_of(model, source),
             }
-    studies = profile["studies"]
-    trained = [f"{profile[role]}-r{studies['ratio']:g}" for role in ("light", "heavy")]
-    for model in [name for name in (*trained, "released") if name in models]:
+    studies = profile.get("studies", {})  # a profile may do without
+    trained = [f"{profile[role]}-r{studies['ratio']:g}" for role in ("light", "heavy") if studies]
+    for model in [name for name in (*trained, "released") if name in models and studies]:
         released = model == "released"
         asked = {"model": models[model], "lfw": lfw}
         ladder = {"flip": released or profile["verify"]["flip"], "folds": 0 if released else studies["folds"]}
@@ -182,7 +182,7 @@ def needs_of(model: str, source: str) -> list[str]:
 
 def training_ladder_runs(profile: dict) -> dict[str, dict]:
     """The runs of the training ladder: name -> parameters of the train notebook."""
-    ladder = profile["training_ladder"]
+    ladder = profile.get("training_ladder", {"light_seeds": [], "heavy_seeds": []})  # a profile may do without
     found = {}
     for role in ("light", "heavy"):
         for seed in ladder[f"{role}_seeds"]:

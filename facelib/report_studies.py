@@ -77,6 +77,13 @@ def ladder_cells(results: dict, models: dict[str, str], rung: str) -> list[str]:
     return cells if set(cells) - {"--", ""} else []
 
 
+def rungs_of(results: dict) -> dict[str, str]:
+    """`up/<mend>` and `down/<defect>` -> its words, of the rungs that any model has."""
+    labels = {f"{walk}/{name}": words for walk, of in WALKS.items() for name, words in of.items()}
+    measured = [run["metrics"] for run in results["evaluation_ladder"].values()]
+    return {rung: words for rung, words in labels.items() if any(rung in metrics for metrics in measured)}
+
+
 def auc_along(results: dict, model: str, rungs: list[str]) -> dict[str, np.ndarray]:
     """For plots.ladder: `auc`, `low` and `high` (K,) of the rungs, NaN where there is none."""
     measured = results["evaluation_ladder"][model]["metrics"]
