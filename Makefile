@@ -127,7 +127,8 @@ endif
 
 .PHONY: test
 test: $(ENVIRONMENT)  ## environment, tests (DATA=... adds those on real faces)
-	FACELIB_DATA=$(abspath $(DATA)) $(BIN)/python -m pytest
+	@# one thread each: two test processes with two threads each would wait for one another
+	FACELIB_DATA=$(abspath $(DATA)) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 .PHONY: lab
 lab: $(ENVIRONMENT)  ## JupyterLab, kernel registered, notebooks ready to explore

@@ -77,11 +77,13 @@ def test_a_failed_notebook_leaves_no_copy_that_passes_for_finished_and_tells_the
     assert (tmp_path / "copy.failed.ipynb").exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["train", "verify", "statistics", "figures"]
-)  # flops as it stands takes a minute: see test_make
+# flops as it stands takes a minute: see test_make. So do the studies, but for few pairs and little light.
+SHORT = {"evaluation_ladder": ["folds=2", "flip=false"], "low_light": ["folds=2", "most_stops=0"]}
+
+
+@pytest.mark.parametrize("name", ["train", "verify", "statistics", "figures", *SHORT])
 def test_a_notebook_runs_as_it_stands_with_no_data_present(name, checkout):
-    command = [sys.executable, "-m", "facelib.notebook", name, f"build/run/{name}.ipynb"]
+    command = [sys.executable, "-m", "facelib.notebook", name, f"build/run/{name}.ipynb", *SHORT.get(name, [])]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (checkout / "build" / "run" / f"{name}.ipynb").exists()
