@@ -72,7 +72,7 @@ $(shell echo $(PROFILE) | cmp -s - build/profile.txt || echo $(PROFILE) > build/
 endif
 
 EXECUTE := $(BIN)/python -m facelib.notebook
-FIGURES_CODE := facelib/plots.py facelib/report.py facelib/architecture.py
+FIGURES_CODE := $(wildcard facelib/report*.py facelib/*plots.py) facelib/results.py facelib/words.py facelib/architecture.py
 
 .PHONY: report
 report: report/report.pdf  ## environment, data, notebooks, figures, report/report.pdf

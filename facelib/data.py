@@ -96,7 +96,7 @@ class Pairs:
         return len(self.first)
 
     def first_folds(self, folds: int) -> "Pairs":
-        """The pairs of the first `folds` folds; all of them if it is 0. Raises ValueError for one fold or more than all."""
+        """The pairs of the first `folds` folds, all of them if it is 0. Raises ValueError for one, or more than all."""
         there = int(self.fold.max()) + 1
         if folds != 0 and not 2 <= folds <= there:
             raise ValueError(f"folds must be 0, for all, or from 2 to the {there} of the pairs file, found {folds}")

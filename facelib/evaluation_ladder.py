@@ -11,7 +11,6 @@ model's ladder leaves one folder:
 
 import dataclasses
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -38,7 +37,7 @@ MENDS = {
     "folds": {"threshold": "folds"},
     "flip": {"flip": True},
 }
-# What is put back, alone, into the corrected protocol. On View 1's pairs, which have no folds, the threshold goes along.
+# What is put back, alone, into the corrected protocol. View 1's pairs have no folds: the threshold goes along.
 DEFECTS = {
     "corrected": {},
     "low light, normalised first": {"light": "low", "normalise": "first"},
@@ -105,7 +104,14 @@ def climb(
             of |= {"first": listed.first, "second": listed.second}
             arrays |= {f"{kind}/{name}": values for kind, values in of.items()}
         np.savez_compressed(folder / "scores.npz", **arrays)
-        asked = {"model": str(model), "lfw": str(lfw), "images": images.name, "flip": flip, "folds": folds, "seed": seed}
+        asked = {
+            "model": str(model),
+            "lfw": str(lfw),
+            "images": images.name,
+            "flip": flip,
+            "folds": folds,
+            "seed": seed,
+        }
         asked |= {"rungs": {name: dataclasses.asdict(protocol) for name, protocol in protocols.items()}}
         write_json(folder / "parameters.json", asked)
         used = list_images(images)

@@ -5,14 +5,18 @@ counted; activation functions, additions and products of feature maps are not.
 """
 
 import logging
+import math
 import statistics
 import time
+from collections.abc import Callable
+from pathlib import Path
 
+import onnx
 import torch
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
 from facelib import provenance
-from facelib.models import SIZE, create_model, first_line
+from facelib.models import SIZE, OnnxEmbedder, create_model, first_line, load_embedder
 from facelib.output import whole_folder, write_json
 
 FILES = ("metrics.json", "environment.json")
@@ -26,7 +30,11 @@ def count(name: str, embedding_size: int = 512, size: int = SIZE) -> dict:
     of the operators, `uncounted` the names of those that it leaves out. Raises ValueError if the model is unknown or
     does not take this size.
     """
-    model = create_model(name, embedding_size, size).eval()
+    return count_model(create_model(name, embedding_size, size).eval(), name, size)
+
+
+def count_model(model: torch.nn.Module, name: str, size: int = SIZE) -> dict:
+    """count() of a model in eval mode."""
     image = torch.zeros(1, 3, size, size)
     logging.getLogger("fvcore").setLevel(logging.ERROR)  # it warns of every operator that it does not count
     try:
@@ -60,9 +68,8 @@ def speed(
     model = create_model(name, embedding_size).to(device, memory_format=layout).train(training)
     images = torch.randn(batch_size, 3, SIZE, SIZE, device=device).contiguous(memory_format=layout)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    seconds = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
+
+    def step():
         with torch.set_grad_enabled(training), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             embeddings = model(images)
             if training:
@@ -71,8 +78,57 @@ def speed(
                 optimizer.zero_grad()
         if device == "cuda":
             torch.cuda.synchronize()
+
+    return batch_size / median_seconds(step, repeats)
+
+
+def median_seconds(step: Callable[[], None], repeats: int) -> float:
+    """What a call lasts, the median of `repeats` after a first one that is not counted."""
+    seconds = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        step()
         seconds.append(time.perf_counter() - began)
-    return batch_size / statistics.median(seconds[1:])
+    return statistics.median(seconds[1:])
+
+
+def count_onnx(path: str | Path) -> dict:
+    """Parameters and FLOPs of one image in an .onnx file, convolutions and linear layers by the textbook.
+
+    Raises ValueError, naming the file, if the size of a convolution's output can't be inferred.
+    """
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    weights = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer if tensor.data_type in FLOATS}
+    sizes = {}
+    for value in [*graph.value_info, *graph.output]:
+        sizes[value.name] = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+    flops, measured = 0, set()
+    for node in graph.node:
+        if node.op_type == "BatchNormalization":
+            measured |= {*node.input[3:5]}  # means and variances are not parameters
+        if node.op_type == "Conv":
+            pixels = math.prod(sizes.get(node.output[0], [])[2:])
+            if not pixels or len(sizes[node.output[0]]) != 4:
+                raise ValueError(f"{path}: the output size of {node.name or node.output[0]} can't be inferred")
+            flops += weights[node.input[1]] * pixels
+        elif node.op_type in ("Gemm", "MatMul") and node.input[1] in weights:
+            flops += weights[node.input[1]]
+    return {"parameters": sum(number for name, number in weights.items() if name not in measured), "flops": flops}
+
+
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+
+
+def measure_released(model: str, device: str = "cpu", batch_size: int = 8) -> dict:
+    """Cost and inference speed of a released model, an .onnx file or a checkpoint, as its embedder uses it."""
+    embedder = load_embedder(model, device)
+    counted = count_onnx(model) if isinstance(embedder, OnnxEmbedder) else count_model(embedder.model, embedder.name)
+    images = torch.randint(0, 256, (batch_size, 3, SIZE, SIZE), dtype=torch.uint8)
+    found = {"backbone": embedder.name, "parameters": counted["parameters"], "flops": counted["flops"]}
+    found["inference_speed"] = {"as released": batch_size / median_seconds(lambda: embedder.embed(images), 5)}
+    return found | {"latency": {"as released": median_seconds(lambda: embedder.embed(images[:1]), 20)}}
 
 
 def convolutions_and_linear(name: str, embedding_size: int = 512, size: int = SIZE) -> int:
@@ -94,10 +150,13 @@ def convolutions_and_linear(name: str, embedding_size: int = 512, size: int = SI
     return total
 
 
-def measure(heavy: str, light: str, output: str, embedding_size: int = 512, batch_size: int = 8) -> dict:
-    """Cost and speed of two backbones; writes metrics.json and environment.json into the folder `output`.
+def measure(
+    heavy: str, light: str, output: str, embedding_size: int = 512, batch_size: int = 8, released: str = ""
+) -> dict:
+    """Cost and speed of two backbones and, if there is one, of a released model; writes the folder `output`.
 
-    Speeds are in images/s, one for each of LAYOUTS: which is faster depends on backbone and processor.
+    Speeds are in images/s, latencies (of one image at a time) in seconds, one for each of LAYOUTS: which is faster
+    depends on backbone and processor. Raises FileNotFoundError or ValueError, naming it, if `released` is no model.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found = {}
@@ -108,6 +167,12 @@ def measure(heavy: str, light: str, output: str, embedding_size: int = 512, batc
                 words: speed(name, training, layout, embedding_size, device, batch_size)
                 for words, layout in LAYOUTS.items()
             }
+        found[role]["latency"] = {
+            words: 1 / speed(name, False, layout, embedding_size, device, batch_size=1, repeats=20)
+            for words, layout in LAYOUTS.items()
+        }
+    if released:
+        found["released"] = measure_released(released, device, batch_size)
     with whole_folder(output, FILES) as folder:
         write_json(folder / "environment.json", provenance.environment(device))
         write_json(folder / "metrics.json", found)

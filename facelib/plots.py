@@ -9,12 +9,17 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from scipy.stats import norm
 
 from facelib import verification
 
 COLUMN = 3.45  # inches, the width of an IEEE column
 HEAVY, LIGHT, RELEASED = "#1b3a6b", "#e08214", "#5a5a5a"  # dark, light and middle in grey
+PAIRS = {"genuine": LIGHT, "impostor": HEAVY}
 DASHES = {0.1: (1, 1.5), 0.25: (4, 1.5, 1, 1.5), 0.5: (4, 1.5), 1.0: ""}
+DEVIATES = [0.001, 0.01, 0.05, 0.2, 0.5, 0.8]  # shares named on normal-deviate axes
 LIGHTS = {"normal": "normal light", "low": "low light"}
 
 
@@ -56,12 +61,43 @@ def curve_panels(scores: dict[str, list[dict]], kind: str) -> Figure:
     axes[0][0].set_ylabel("TAR" if kind == "roc" else "precision")
     sns.despine(figure)
     figure.tight_layout(w_pad=0.6)
-    handles, labels = axes[0][0].get_legend_handles_labels()
+    legend_below(figure, axes[0][0])
+    return figure
+
+
+def det_panels(scores: dict[str, list[dict]]) -> Figure:
+    """Detection error tradeoff: false reject rate against FAR, both on normal-deviate axes, on which the curve of
+    Gaussian scores is a straight line (Martin et al. 1997, "The DET curve in assessment of detection task
+    performance"). `scores` as for curve_panels.
+    """
+    figure, axes = plt.subplots(1, len(scores), figsize=(COLUMN, 1.95), sharey=True, squeeze=False)
+    ends = norm.ppf([0.0005, 0.9])
+    for axis, (light, models) in zip(axes[0], scores.items()):
+        for model in models:
+            far, frr = verification.det(model["score"], model["genuine"])
+            seen = (far > 0) & (frr > 0)  # zero lies at minus infinity
+            style = {"color": model["color"], "linestyle": dashes(model["ratio"]), "label": model["label"]}
+            axis.plot(norm.ppf(far[seen]), norm.ppf(frr[seen]), **style)
+        axis.plot(ends, -ends, color="0.6", linestyle=":", linewidth=0.8)
+        axis.set(title=LIGHTS.get(light, light), xlim=ends, ylim=ends, xlabel="FAR (%)")
+        labels = [f"{100 * share:g}" for share in DEVIATES]
+        axis.set_xticks(norm.ppf(DEVIATES), labels)
+        axis.set_yticks(norm.ppf(DEVIATES), labels)
+        axis.set_box_aspect(1)
+    axes[0][0].set_ylabel("false reject rate (%)")
+    sns.despine(figure)
+    figure.tight_layout(w_pad=0.6)
+    legend_below(figure, axes[0][0])
+    return figure
+
+
+def legend_below(figure: Figure, axis: Axes) -> None:
+    """The first panel's legend below all panels."""
+    handles, labels = axis.get_legend_handles_labels()
     columns = 2 if len(labels) > 1 else 1
     figure.legend(
         handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=columns, frameon=False, handlelength=2.6
     )
-    return figure
 
 
 def auc_against_ratio(table: pd.DataFrame) -> Figure:
@@ -103,8 +139,9 @@ def loss_curves(logs: list[dict]) -> Figure:
 
 
 def ladder(rungs: list[str], models: list[dict], turn: int) -> Figure:
-    """AUC on each rung of the evaluation ladder, downwards. A model: {"label", "color", "marker", "auc" (K,), "low" (K,),
-    "high" (K,)}, NaN where it has no such rung. `turn` is the number of rungs above the line: those of the way up.
+    """AUC on each rung of the evaluation ladder, downwards. A model: {"label", "color", "marker", "auc" (K,),
+    "low" (K,), "high" (K,)}, NaN where it has no such rung. `turn` is the number of rungs above the
+    line: those of the way up.
     """
     height = 0.15 * len(rungs) + 0.6
     figure, axis = plt.subplots(figsize=(COLUMN, height))
@@ -126,6 +163,79 @@ def ladder(rungs: list[str], models: list[dict], turn: int) -> Figure:
 def score_histogram(score: np.ndarray, genuine: np.ndarray, axis: Axes) -> None:
     """Histograms of the genuine and the impostor pairs' cosine on the axis."""
     frame = pd.DataFrame({"cosine": score, "pairs": np.where(genuine, "genuine", "impostor")})
-    sns.histplot(
-        frame, x="cosine", hue="pairs", element="step", bins=50, palette={"genuine": LIGHT, "impostor": HEAVY}, ax=axis
-    )
+    sns.histplot(frame, x="cosine", hue="pairs", element="step", bins=50, palette=PAIRS, ax=axis)
+
+
+COSTS = {"parameters": "parameters (M)", "flops": "FLOPs (G)", "speed": "images/s", "latency": "one image (ms)"}
+ACCURACIES = [0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998]
+
+
+def cost_against_accuracy(points: list[dict]) -> Figure:
+    """A panel for each of COSTS, accuracy upwards, spaced by the logarithm of the error.
+
+    A point: {"label", "color", "marker", "accuracy"}, a number for each of COSTS that is known and, if it has an
+    interval, "low" and "high". A `published` one, not measured here, is hollow and named by a number instead.
+    """
+    figure, axes = plt.subplots(2, 2, figsize=(COLUMN, 3.5), sharey=True)
+    figure.subplots_adjust(left=0.14, right=0.99, top=0.99, bottom=0.26, wspace=0.08, hspace=0.38)
+    published = [point for point in points if point.get("published")]
+    highest = min(0.5, max(1 - point.get("low", point["accuracy"]) for point in points) * 1.3)
+    lowest = min(1 - point.get("high", point["accuracy"]) for point in points) / 1.5
+    shown = [accuracy for accuracy in ACCURACIES if lowest <= 1 - accuracy <= highest]
+    for axis, (cost, words) in zip(axes.flat, COSTS.items()):
+        for point in points:
+            if cost not in point:
+                continue
+            error = 1 - point["accuracy"]
+            if "low" in point:
+                axis.vlines(point[cost], 1 - point["high"], 1 - point["low"], color=point["color"], linewidth=0.8)
+            fill = "none" if point.get("published") else point["color"]
+            axis.plot(point[cost], error, point["marker"], color=point["color"], markerfacecolor=fill, markersize=3.5)
+            if point.get("published"):
+                number = str(published.index(point) + 1)
+                place = {"xytext": (3, -1), "textcoords": "offset points", "fontsize": 6, "va": "center"}
+                axis.annotate(number, (point[cost], error), color=point["color"], **place)
+        axis.set(xscale="log", yscale="log", xlabel=words, ylim=(max(highest, 0.5), max(lowest, 1e-4)))
+        axis.margins(x=0.25)
+        axis.set_yticks(*([1 - a for a in shown], [f"{100 * a:g}" for a in shown]))
+        axis.minorticks_off()
+        axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("accuracy (%)")
+    measured = {point["label"]: point for point in points if not point.get("published")}
+    named = [(point, label) for label, point in measured.items()]
+    named += [(point, f"{i}: {point['label']}") for i, point in enumerate(published, 1)]
+    handles = []
+    for point, label in named:
+        style = {"marker": point["marker"], "color": point["color"], "label": label, "markersize": 3.5}
+        fill = "none" if point.get("published") else point["color"]
+        handles.append(Line2D([], [], linestyle="", markerfacecolor=fill, **style))
+    figure.legend(handles=handles, loc="lower center", ncol=2, frameon=False, columnspacing=1, handletextpad=0.2)
+    sns.despine(figure)
+    return figure
+
+
+def score_panels(scores: dict[str, dict[str, dict]]) -> Figure:
+    """Histograms of genuine and impostor pairs: a row a model, a column a light. `scores` maps a model's name to light
+    to {"score", "genuine"} and, if it has one, "threshold", drawn as a line.
+    """
+    lights = list(dict.fromkeys(light for of in scores.values() for light in of))
+    size = (COLUMN, 0.35 + 0.85 * len(scores))
+    figure, axes = plt.subplots(len(scores), len(lights), figsize=size, sharex=True, squeeze=False)
+    for row, (model, of) in zip(axes, scores.items()):
+        for axis, light in zip(row, lights):
+            if light in of:
+                score_histogram(of[light]["score"], of[light]["genuine"], axis)
+                axis.get_legend().remove()
+                if "threshold" in of[light]:
+                    axis.axvline(of[light]["threshold"], color="0.3", linewidth=0.8, linestyle="--")
+            axis.set(xlabel="", ylabel="", yticks=[])
+            if row is axes[0]:
+                axis.set_title(LIGHTS.get(light, light))
+        row[0].set_ylabel(model)
+    figure.supxlabel("cosine", fontsize=7)
+    sns.despine(figure, left=True)
+    figure.tight_layout(h_pad=0.4, w_pad=0.4)
+    kinds = [Patch(color=color, alpha=0.5, label=kind) for kind, color in PAIRS.items()]
+    figure.legend(handles=kinds, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=2, frameon=False)
+    return figure

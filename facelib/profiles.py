@@ -23,6 +23,7 @@ from facelib import training_ladder
 
 DEFAULT_DATA = Path("data")
 LADDER = "ladder-"  # what names of the training ladder's runs begin with
+SEED = "-s"  # what stands before a further seed at the end of a run's name
 MODELS = (".onnx", ".pth", ".pt")
 # The module whose code, with all that it imports, decides what comes out of a notebook's run...
 MODULE_OF = {"flops": "flops", "train": "train", "verify": "verification", "statistics": "statistics"}
@@ -91,22 +92,11 @@ def plan(name: str, profile: dict, data: Path) -> dict:
         "needs": [],
     }
     models = {}
-    for backbone in (profile["light"], profile["heavy"]):
-        for ratio in profile["ratios"]:
-            run = f"{backbone}-r{ratio:g}"
-            models[run] = f"{build}/train/{run}"
-            runs[f"train/{run}"] = {
-                "notebook": "train",
-                "parameters": {"data": faces, "output": models[run], "backbone": backbone, "ratio": ratio}
-                | profile["train"]
-                | profile.get("runs", {}).get(run, {}),
-                "needs": ["$(TRAIN_LANDMARKS)"],
-            }
-    for run, parameters in training_ladder_runs(profile).items():
+    for run, parameters in (grid_runs(profile) | training_ladder_runs(profile)).items():
         models[run] = f"{build}/train/{run}"
         runs[f"train/{run}"] = {
             "notebook": "train",
-            "parameters": {"data": faces, "output": models[run]} | parameters,
+            "parameters": {"data": faces, "output": models[run]} | parameters | profile.get("runs", {}).get(run, {}),
             "needs": ["$(TRAIN_LANDMARKS)"],
         }
     unknown = [run for run in profile.get("runs", {}) if run not in models]
@@ -129,6 +119,9 @@ def plan(name: str, profile: dict, data: Path) -> dict:
             f"The released model's curves are left out: no model in {folder}. Put an .onnx file or an insightface"
             " .pth checkpoint there."
         )
+    if "released" in models:
+        runs["flops"]["parameters"]["released"] = models["released"]
+        runs["flops"]["needs"] = [models["released"]]
     for model, source in models.items():
         for light in ("normal",) if model.startswith(LADDER) else ("normal", "low"):
             runs[f"verify/{model}-{light}"] = {
@@ -156,9 +149,7 @@ def plan(name: str, profile: dict, data: Path) -> dict:
     runs["statistics"] = {
         "notebook": "statistics",
         "parameters": {"results": build, "output": f"{build}/statistics"},
-        "needs": [
-            f"{run['parameters']['output']}/metrics.json" for run in runs.values() if run["notebook"] in SCORED
-        ],
+        "needs": [f"{run['parameters']['output']}/metrics.json" for run in runs.values() if run["notebook"] in SCORED],
     }
     return {
         "profile": name,
@@ -180,6 +171,20 @@ def needs_of(model: str, source: str) -> list[str]:
     return ["$(LFW_LANDMARKS)", "$(PAIRS)", source if model == "released" else f"{source}/metrics.json"]
 
 
+def grid_runs(profile: dict) -> dict[str, dict]:
+    """The runs of each backbone at each ratio: name -> parameters of the train notebook. Those with a further seed,
+    for the spread over seeds, have it in their name.
+    """
+    found = {}
+    for role in ("light", "heavy"):
+        for ratio in profile["ratios"]:
+            run, parameters = f"{profile[role]}-r{ratio:g}", {"backbone": profile[role], "ratio": ratio}
+            found[run] = parameters | profile["train"]
+            for seed in profile.get("more_seeds", {}).get(role, []):
+                found[f"{run}{SEED}{seed}"] = found[run] | {"seed": seed}
+    return found
+
+
 def training_ladder_runs(profile: dict) -> dict[str, dict]:
     """The runs of the training ladder: name -> parameters of the train notebook."""
     ladder = profile.get("training_ladder", {"light_seeds": [], "heavy_seeds": []})  # a profile may do without
@@ -190,7 +195,7 @@ def training_ladder_runs(profile: dict) -> dict[str, dict]:
                 parameters = {"backbone": profile[role], "ratio": ladder["ratio"], "epochs": ladder["epochs"]}
                 parameters |= training_ladder.recipe(role, rung) | {"seed": seed}
                 parameters["channels_last"] = profile["train"].get("channels_last", False)
-                found[f"{LADDER}{profile[role]}-{rung}-s{seed}"] = parameters
+                found[f"{LADDER}{profile[role]}-{rung}{SEED}{seed}"] = parameters
     return found
 
 

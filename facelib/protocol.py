@@ -20,6 +20,7 @@ class Protocol:
     folds: int = 0  # the first so many folds of it; 0: all
     flip: bool = False  # add the mirrored image's embedding
     threshold: str = "folds"  # each fold's is best on the others; or same pairs: best of 50 on the pairs judged by it
+    far: float = 0.01  # at which TAR is measured
 
     def check(self) -> None:
         """Raise ValueError, naming the parameter, if one is not among its choices."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facelib import evaluation_ladder, low_light, training_ladder
-from facelib.words import interval_words, join, percent, points, tex
+from facelib import low_light, training_ladder
+from facelib.words import interval_words, join, percent, points, spread, tex
 
 CHANCE = (0.45, 0.56)  # AUC of what counts as chance here: also where a defect turns a verifier against itself
 # What the rungs are called in the table.
@@ -125,12 +125,6 @@ def training_rungs(results: dict) -> dict[tuple[str, str], Rung]:
     return found
 
 
-def spread(values: list[float], scale: float, digits: int) -> str:
-    """Mean over seeds and, from two seeds on, their standard deviation (divisor seeds - 1)."""
-    words = f"{scale * np.mean(values):.{digits}f}"
-    return words + (f" $\\pm$ {scale * np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else "")
-
-
 def training_rows(results: dict) -> str:
     rows = []
     for (role, rung), of in training_rungs(results).items():
@@ -176,8 +170,8 @@ def claim_reproduced(results: dict) -> str:
         chance = CHANCE[0] <= published <= CHANCE[1]
         sentences.append(
             f"Under the published protocol {label} {'is at chance' if chance else 'is not at chance'}"
-            f" (AUC {published:.3f}); under the corrected one it reaches {percent(corrected['accuracy'])} accuracy and an"
-            f" AUC of {corrected['auc']:.3f}."
+            f" (AUC {published:.3f}); under the corrected one it reaches {percent(corrected['accuracy'])} accuracy and"
+            f" an AUC of {corrected['auc']:.3f}."
         )
     return " ".join(sentences)
 
@@ -186,7 +180,9 @@ def costs(results: dict, model: str) -> dict[str, float]:
     """What each defect alone, put back into the corrected protocol, costs the model: name -> AUC lost."""
     rungs = results["evaluation_ladder"][model]["metrics"]
     whole = rungs["down/corrected"]["auc"]
-    return {name: whole - rungs[f"down/{name}"]["auc"] for name in DOWN if name != "corrected" and f"down/{name}" in rungs}
+    return {
+        name: whole - rungs[f"down/{name}"]["auc"] for name in DOWN if name != "corrected" and f"down/{name}" in rungs
+    }
 
 
 def claim_ladder(results: dict) -> str:
@@ -203,13 +199,18 @@ def claim_ladder(results: dict) -> str:
     if not dear:
         return f"No defect alone costs {label} as much as 0.01 of AUC."
     words = join([f"{DOWN[name]} {lost[name]:.3f}" for name in dear])
-    sentence = f"Put back alone into the corrected protocol, of {label}'s AUC of {whole[model]:.3f} these cost: {words}."
+    sentence = (
+        f"Put back alone into the corrected protocol, of {label}'s AUC of {whole[model]:.3f} these cost: {words}."
+    )
     if cheap:
         sentence += f" Less than 0.01 {'each ' if len(cheap) > 1 else ''}cost{'s' if len(cheap) == 1 else ''}"
         sentence += f" {join([DOWN[name] for name in cheap])}."
     alone = [DOWN[name] for name in dear if CHANCE[0] <= whole[model] - lost[name] <= CHANCE[1]]
     if alone:
-        sentence += f" {join(alone).capitalize()} {'is' if len(alone) == 1 else 'are each'} enough to explain a curve at chance."
+        sentence += (
+            f" {join(alone).capitalize()} {'is' if len(alone) == 1 else 'are each'} enough to explain a curve at"
+        )
+        sentence += " chance."
     return sentence
 
 
@@ -258,7 +259,9 @@ def claim_repairs(results: dict) -> str:
         found = {name: metrics["conditions"][f"{most}/{name}"]["accuracy"] for name in metrics["repairs"]}
         normal, dark = metrics["conditions"]["normal"]["accuracy"], found.pop("none")
         if normal - dark < 0.01:
-            sentences.append(f"At {most} stops {label} has nothing to be repaired: it loses {points(normal - dark)} points.")
+            sentences.append(
+                f"At {most} stops {label} has nothing to be repaired: it loses {points(normal - dark)} points."
+            )
             continue
         best = max(found, key=found.get)
         back = (found[best] - dark) / (normal - dark)

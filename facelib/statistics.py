@@ -4,9 +4,9 @@ Computed from the scores that the verifications left, apart from them: another s
 leaves one folder:
 
     parameters.json     resamples and seed
-    metrics.json        for each verification, rung of a ladder and condition of light its errors and intervals; for each
-                        ratio and light the comparison of the backbones, for each rung on the same pairs as the corrected
-                        protocol that with it
+    metrics.json        for each verification, rung of a ladder and condition of light its errors and intervals; for
+                        each ratio and light the comparison of the backbones, for each rung on the same pairs as the
+                        corrected protocol that with it; for each verification how its thresholds hold across folds
     bands.npz           low and high of each verification's ROC and precision-recall curve along GRID
     environment.json    commit, package versions, machine
 """
@@ -19,10 +19,11 @@ import numpy as np
 
 from facelib import provenance
 from facelib.bootstrap import RESAMPLES, Interval, intervals
+from facelib.calibration import calibrate
 from facelib.comparison import compare
 from facelib.output import whole_folder, write_json
 from facelib.protocol import LIGHTS
-from facelib.verification import FAR, right_decisions
+from facelib.verification import FAR, lowest_far, right_decisions
 from facelib.weighted_pairs import WeightedPairs
 
 FILES = ("metrics.json", "parameters.json", "bands.npz", "environment.json")
@@ -102,6 +103,23 @@ def comparison(first: dict[str, np.ndarray], second: dict[str, np.ndarray], resa
     return found | {"difference": {name: float(value) for name, value in found["difference"].items()}}
 
 
+def calibration(name: str, scores: dict[str, dict]) -> dict[str, dict]:
+    """How a verification's own thresholds hold across its folds, and in low light those of normal light, by name.
+
+    Nothing where there is one fold, or where FAR can't be resolved outside each fold.
+    """
+    found = {}
+    for of in (name, name.removesuffix("-low") + "-normal"):
+        if of in scores and np.array_equal(scores[of]["first"], scores[name]["first"]):
+            chosen, judged = scores[of], scores[name]
+            others = [judged["genuine"][judged["fold"] != k] for k in np.unique(judged["fold"])]
+            if len(others) > 1 and all(lowest_far(genuine) <= FAR for genuine in others):
+                key = name if of == name else f"{name} from normal"
+                pairs = judged["genuine"], judged["fold"]
+                found[key] = dataclasses.asdict(calibrate(chosen["score"], judged["score"], *pairs, FAR))
+    return found
+
+
 def as_numbers(interval: Interval) -> dict[str, float]:
     """For JSON; shares stay within [0, 1], which an interval about the estimate may leave."""
     return {name: float(np.clip(value, 0, 1)) for name, value in dataclasses.asdict(interval).items()}
@@ -113,7 +131,8 @@ def summarise(results: str, output: str, resamples: int = RESAMPLES, seed: int =
     Writes the folder `output`, returns its metrics.
     """
     plan = json.loads((Path(results) / "plan.json").read_text())
-    metrics = {"resamples": resamples, "seed": seed, "verify": {}, "compare": {}} | {study: {} for study in STUDIES}
+    metrics = {"resamples": resamples, "seed": seed, "verify": {}, "compare": {}, "calibration": {}}
+    metrics |= {study: {} for study in STUDIES}
     bands, scores = {}, {}
     for name, run in plan["runs"].items():
         folder = Path(run["parameters"]["output"])
@@ -125,6 +144,8 @@ def summarise(results: str, output: str, resamples: int = RESAMPLES, seed: int =
             scores[name] = read_scores(folder)
             metrics["verify"][name], found = uncertainty(scores[name], resamples, seed)
             bands |= {f"{name}/{curve}": band for curve, band in found.items()}
+    for name in scores:
+        metrics["calibration"] |= calibration(name, scores)
     for ratio in plan["ratios"]:
         for light in LIGHTS:
             key = f"r{ratio:g}-{light}"

@@ -103,8 +103,8 @@ def learning_rate(step: int, steps: int, config: Config) -> float:
 def use_bf16(precision: str, device: str) -> bool:
     """Whether to autocast to bf16.
 
-    A CPU without bf16 arithmetic emulates it, several times slower than float32. AVX-512's bf16 dot products alone don't
-    help either: on an Intel Xeon without AMX both backbones train at 0.5 to 0.7 times the images/s of float32.
+    A CPU without bf16 arithmetic emulates it, several times slower than float32. AVX-512's bf16 dot products alone
+    don't help either: on an Intel Xeon without AMX both backbones train at 0.5 to 0.7 times the images/s of float32.
     """
     if precision != "auto":
         return precision == "bf16"

@@ -33,7 +33,7 @@ from facelib.models import SIZE, Embedder, choose_device, load_embedder
 from facelib.output import whole_folder, write_json
 from facelib.protocol import Protocol
 
-FAR = 1e-2  # at which TAR is measured
+FAR = Protocol.far
 FILES = ("scores.npz", "metrics.json", "parameters.json", "environment.json")
 
 
@@ -107,6 +107,12 @@ def roc(scores: np.ndarray, genuine: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return far, tar
 
 
+def det(scores: np.ndarray, genuine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """FAR and false reject rate 1 - TAR (K,) of the detection error tradeoff (Martin et al. 1997), FAR rising."""
+    far, frr, _ = sklearn.metrics.det_curve(genuine, scores)
+    return far[::-1], frr[::-1]
+
+
 def precision_recall(scores: np.ndarray, genuine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Precision and recall (K,) over all thresholds, recall rising from 0 to 1."""
     precision, recall, _ = sklearn.metrics.precision_recall_curve(genuine, scores)
@@ -123,15 +129,33 @@ def equal_error_rate(scores: np.ndarray, genuine: np.ndarray) -> float:
 
 
 def tar_at_far(scores: np.ndarray, genuine: np.ndarray, far: float) -> float:
-    """The highest TAR at a threshold whose FAR is at most `far`."""
+    """The highest TAR at a threshold whose FAR is at most `far`. Raises ValueError if the pairs can't resolve that."""
+    check_far(far, genuine)
     fars, tars = roc(scores, genuine)
     return float(tars[fars <= far].max())
 
 
-def measures(scores: np.ndarray, genuine: np.ndarray, fold: np.ndarray) -> dict[str, float]:
+def lowest_far(genuine: np.ndarray) -> float:
+    """The lowest FAR above 0 that these pairs can show: one impostor pair accepted of all."""
+    return 1 / int((~genuine).sum())
+
+
+def check_far(far: float, genuine: np.ndarray) -> None:
+    """Raise ValueError if the pairs have too few impostors to show this FAR, or if it is no share."""
+    if not 0 < far <= 1:
+        raise ValueError(f"far must be in (0, 1], found {far:g}")
+    if far < lowest_far(genuine):
+        raise ValueError(
+            f"far {far:g} can't be resolved by {int((~genuine).sum()):,} impostor pairs, of which one is already"
+            f" {lowest_far(genuine):.2g}. Set far to that or more, or take more pairs."
+        )
+
+
+def measures(scores: np.ndarray, genuine: np.ndarray, fold: np.ndarray, far: float = FAR) -> dict[str, float]:
     """All measures of one model on one list of pairs, as shares of 1.
 
     `accuracy` is the mean over folds, `accuracy_std` their standard deviation (divisor folds - 1), if folds > 1.
+    `tar_at_far_<far>` is left out if `lowest_far`, the lowest FAR that the pairs can show, is above it.
     Raises ValueError if a score is not a finite number, or if all pairs are of one kind.
     """
     if not np.isfinite(scores).all():
@@ -143,8 +167,10 @@ def measures(scores: np.ndarray, genuine: np.ndarray, fold: np.ndarray) -> dict[
         "auc": float(sklearn.metrics.roc_auc_score(genuine, scores)),
         "average_precision": float(sklearn.metrics.average_precision_score(genuine, scores)),
         "eer": equal_error_rate(scores, genuine),
-        f"tar_at_far_{FAR:g}": tar_at_far(scores, genuine, FAR),
+        "lowest_far": lowest_far(genuine),
     }
+    if far >= lowest_far(genuine):
+        found[f"tar_at_far_{far:g}"] = tar_at_far(scores, genuine, far)
     if len(np.unique(fold)) > 1:
         accuracies = fold_accuracies(scores, genuine, fold)
         found |= {"accuracy": float(accuracies.mean()), "accuracy_std": float(accuracies.std(ddof=1))}
@@ -161,8 +187,8 @@ def accuracy_of_50_thresholds(scores: np.ndarray, genuine: np.ndarray) -> float:
 def protocol_measures(scores: np.ndarray, pairs: Pairs, protocol: Protocol) -> dict[str, float]:
     """measures(), the accuracy by the protocol's threshold rule."""
     if protocol.threshold == "folds":
-        return measures(scores, pairs.genuine, pairs.fold)
-    found = measures(scores, pairs.genuine, np.zeros(len(pairs), int))
+        return measures(scores, pairs.genuine, pairs.fold, protocol.far)
+    found = measures(scores, pairs.genuine, np.zeros(len(pairs), int), protocol.far)
     return found | {"accuracy": accuracy_of_50_thresholds(scores, pairs.genuine)}
 
 
@@ -206,6 +232,8 @@ def verify(
     environment = provenance.environment(device)  # now: the repository may have moved on by the end
     embedder = load_embedder(model, device)
     images, listed = find_pairs(lfw, protocol.pairs, protocol.folds)
+    if protocol.far != FAR:  # the default was not asked for: where it can't be resolved, measures() leave it out
+        check_far(protocol.far, listed.genuine)
     landmarks = alignment.find_landmarks(images, cache, device) if protocol.crop == "aligned" else None
     with whole_folder(output, FILES) as folder:
         scores, dataset = score_pairs(embedder, images, listed, protocol, landmarks, seed)

@@ -9,7 +9,7 @@ are summed first: a model that separates well needs a hundred sums in the place 
 
 import numpy as np
 
-from facelib.verification import thresholds_between
+from facelib.verification import lowest_far, thresholds_between
 
 ROUNDING = 1e-6  # sums of float32 weights that should be equal may differ by this share
 
@@ -41,15 +41,16 @@ class WeightedPairs:
         return running_sums(genuine), running_sums(every - genuine)
 
     def measures(self, weights: np.ndarray, far: float) -> dict[str, np.ndarray]:
-        """`accuracy` if there are folds, `auc`, `eer` and `tar_at_far_<far>`, (B,) each."""
+        """`accuracy` if there are folds, `auc`, `eer` and, if the pairs resolve it, `tar_at_far_<far>`, (B,) each."""
         genuine, impostor = self.accepted(weights)
         with np.errstate(invalid="ignore"):
             fars, tars = impostor / impostor[:, -1:], genuine / genuine[:, -1:]
         found = {
             "auc": np.trapezoid(tars, fars, axis=1),
             "eer": equal_error_rate(fars, tars),
-            f"tar_at_far_{far:g}": tar_at_far(fars, tars, np.array([far]))[:, 0],
         }
+        if far >= lowest_far(self.kind):
+            found[f"tar_at_far_{far:g}"] = tar_at_far(fars, tars, np.array([far]))[:, 0]
         return ({"accuracy": self.accuracy(genuine - impostor, weights)} if self.folds else {}) | found
 
     def roc(self, weights: np.ndarray, far: np.ndarray) -> np.ndarray:

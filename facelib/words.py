@@ -1,5 +1,7 @@
 """Numbers and lists in words, as LaTeX: what the report's tables and claims are made of."""
 
+import numpy as np
+
 
 def tex(text: str) -> str:
     """Plain text with LaTeX's special characters escaped."""
@@ -34,3 +36,11 @@ def percent_fine(share: float) -> str:
 
 def interval_words(found: dict | None, scale: float, digits: int) -> str:
     return f"[{scale * found['low']:.{digits}f}, {scale * found['high']:.{digits}f}]" if found else "--"
+
+
+def spread(values: list[float], scale: float, digits: int) -> str:
+    """Mean over seeds and, from two seeds on, their standard deviation (divisor seeds - 1)."""
+    if not values:
+        return "--"
+    words = f"{scale * np.mean(values):.{digits}f}"
+    return words + (f" $\\pm$ {scale * np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else "")

@@ -1,5 +1,7 @@
 """The cost of a backbone, against published figures and the textbook's formula."""
 
+import numpy as np
+import onnx
 import pytest
 
 from facelib import flops
@@ -52,3 +54,35 @@ def test_activations_are_what_convolutions_and_linear_layers_put_out():
 @pytest.mark.parametrize("layout", flops.LAYOUTS.values())
 def test_speed_is_a_positive_number_of_images_a_second(layout):
     assert flops.speed("iresnet18_025", training=True, layout=layout, batch_size=2, repeats=1) > 0
+
+
+@pytest.fixture
+def onnx_file(tmp_path):
+    """A 3x3 convolution of stride 2 from 3 to 8 channels, batch norm, and a linear layer to 5 numbers."""
+    make = onnx.helper
+    shapes = {"kernel": (8, 3, 3, 3), "scale": (8,), "bias": (8,), "mean": (8,), "variance": (8,), "linear": (8, 5)}
+    constants = [onnx.numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in shapes.items()]
+    nodes = [
+        make.make_node("Conv", ["data", "kernel"], ["a"], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+        make.make_node("BatchNormalization", ["a", "scale", "bias", "mean", "variance"], ["b"]),
+        make.make_node("GlobalAveragePool", ["b"], ["c"]),
+        make.make_node("Flatten", ["c"], ["d"]),
+        make.make_node("Gemm", ["d", "linear"], ["embedding"]),
+    ]
+    data = make.make_tensor_value_info("data", onnx.TensorProto.FLOAT, ["N", 3, 112, 112])
+    out = make.make_tensor_value_info("embedding", onnx.TensorProto.FLOAT, ["N", 5])
+    graph = make.make_graph(nodes, "g", [data], [out], constants)
+    onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8), tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+def test_an_onnx_file_is_counted_by_the_textbook(onnx_file):
+    """9 * 3 * 8 multiply-adds at 56 * 56 pixels, then 8 * 5; the batch norm learns 8 scales and 8 biases."""
+    counted = flops.count_onnx(onnx_file)
+    assert counted == {"parameters": 9 * 3 * 8 + 2 * 8 + 8 * 5, "flops": 9 * 3 * 8 * 56 * 56 + 8 * 5}
+
+
+def test_a_released_model_is_measured_beside_the_backbones(onnx_file):
+    found = flops.measure_released(str(onnx_file), batch_size=2)
+    assert found["backbone"] == "model" and found["inference_speed"]["as released"] > 0
+    assert found["latency"]["as released"] > 0

@@ -36,7 +36,8 @@ def notebook(tmp_path):
     )
     parameters.metadata["tags"] = ["parameters"]
     code = nbformat.v4.new_code_cell(
-        "if name == 'fail': raise ValueError('name must not be fail')\nopen(output, 'w').write(repr((ratio, epochs, name, flip)))"
+        "if name == 'fail': raise ValueError('name must not be fail')\n"
+        "open(output, 'w').write(repr((ratio, epochs, name, flip)))"
     )
     book.cells = [parameters, code]
     nbformat.write(book, tmp_path / "example.ipynb")

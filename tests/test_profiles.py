@@ -76,9 +76,14 @@ def test_every_run_of_a_profile_has_parameters_that_its_notebook_takes(name, tmp
 
 def test_each_backbone_is_trained_at_each_ratio_and_verified_in_both_lights(tmp_path):
     runs = profiles.plan("small", PROFILES["small"], put(tmp_path, "weights/model.onnx"))["runs"]
+    seeds = 3 + 1  # of the light and of the heavy backbone
     grid = [name for name in runs if "/ladder-" not in name]
-    assert sum(name.startswith("train/") for name in grid) == 2 * 4
-    assert sum(name.startswith("verify/") for name in grid) == (2 * 4 + 1) * 2
+    assert sum(name.startswith("train/") for name in grid) == seeds * 4
+    assert sum(name.startswith("verify/") for name in grid) == (seeds * 4 + 1) * 2
+    assert runs["train/efficientnet_b3-r0.5-s2"]["parameters"] == runs["train/efficientnet_b3-r0.5"]["parameters"] | {
+        "seed": 2,
+        "output": "build/small/train/efficientnet_b3-r0.5-s2",
+    }
     assert runs["verify/released-normal"]["parameters"]["flip"] is True
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from facelib import alignment, verification
+from facelib import alignment, flops, verification
 from facelib.data import PairImages, Pairs, read_pairs
 from facelib.images import lfw_images
 from facelib.models import load_embedder
@@ -53,3 +53,13 @@ def test_the_released_model_verifies_lfw(sample, real_data):
     scores = verification.pair_scores(embeddings, dataset.first, dataset.second)
     found = verification.measures(scores, pairs.genuine, pairs.fold)
     assert found["accuracy"] > 0.97 and found["auc"] > 0.99  # 99.30 % on all of View 2; these are 300 pairs
+
+
+def test_the_released_mobilefacenet_costs_what_its_paper_says(real_data):
+    """0.99 million parameters and 221 million multiply-adds (Chen et al. 2018, "MobileFaceNets", table 2)."""
+    model = real_data / "weights" / "arcface_mobilefacenet_y1.onnx"
+    if not model.exists():
+        pytest.skip(f"no {model}")
+    counted = flops.count_onnx(model)
+    assert counted["parameters"] / 1e6 == pytest.approx(0.99, abs=0.005)
+    assert counted["flops"] / 1e6 == pytest.approx(221, abs=0.5)

@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from facelib import report, statistics, words
+from facelib import report, report_answer, report_cost, report_training, report_verification, statistics, words
 from facelib.comparison import compare
+from facelib.results import KINDS, load_results
 from facelib.train import Config
 
 FOLD = np.repeat(np.arange(10), 60)
@@ -24,6 +25,7 @@ def run(separation: float, seed: int = 0) -> dict:
     metrics = measures(score, GENUINE, FOLD) | {"images": 900}
     parameters = {"images": "lfw-deepfunneled", "pairs": "pairs.txt", "flip": False}
     pairs = {"score": score, "genuine": GENUINE, "fold": FOLD, "identities": IDENTITIES}
+    pairs |= {"first": IDENTITIES[:, 0], "second": IDENTITIES[:, 1]}
     return pairs | {"metrics": metrics, "parameters": parameters}
 
 
@@ -35,6 +37,9 @@ def statistics_of(verify: dict) -> dict:
         light, heavy = verify[f"efficientnet_b3-{key}"], verify[f"iresnet50-{key}"]
         compared[key] = dataclasses.asdict(compare(light["score"], heavy["score"], GENUINE, FOLD, IDENTITIES, 100))
     metrics = {"resamples": 100, "verify": {name: numbers for name, (numbers, _) in found.items()}, "compare": compared}
+    metrics["calibration"] = {}
+    for name in verify:
+        metrics["calibration"] |= statistics.calibration(name, verify)
     bands = {f"{name}/{kind}": band for name, (_, bands) in found.items() for kind, band in bands.items()}
     return {"metrics": metrics, "bands": bands}
 
@@ -61,7 +66,7 @@ def results(light: float, heavy: float, low: float = 0.0, released: float | None
     flops = {"metrics": costs, "environment": {"machine": "m"}}
     sure = statistics_of(verify)
     found = {"plan": plan, "train": {}, "verify": verify, "flops": flops, "statistics": sure, "unfinished": []}
-    return found | {kind: {} for kind in ("ladder_train", "ladder_verify", "evaluation_ladder", "low_light")}
+    return {kind: {} for kind in KINDS} | found
 
 
 def cost(backbone, parameters, flops):
@@ -69,6 +74,7 @@ def cost(backbone, parameters, flops):
         "backbone": backbone, "parameters": parameters, "flops": flops, "activations": 10**6,
         "training_speed": {"contiguous": 1.0, "channels last": 2.0},
         "inference_speed": {"contiguous": 8.0, "channels last": 4.0},
+        "latency": {"contiguous": 0.05, "channels last": 0.04},
         "flops_of": {"conv": 9, "batch_norm": 1}, "uncounted": ["add", "prelu"],
     }  # fmt: skip
 
@@ -85,13 +91,13 @@ def cost(backbone, parameters, flops):
     ],
 )
 def test_the_answer_follows_the_comparison(light, heavy, words):
-    assert re.search(words, report.claim_answer(results(light, heavy)))
+    assert re.search(words, report_answer.claim_answer(results(light, heavy)))
 
 
 def test_curves_at_chance_are_called_so_and_curves_above_it_too():
-    assert "all 4 curves lie above chance" in report.claim_chance(results(2.0, 2.0))
-    assert "none of the 4 curves" in report.claim_chance(results(0.0, 0.0))
-    mixed = report.claim_chance(results(2.0, 0.0))
+    assert "all 4 curves lie above chance" in report_verification.claim_chance(results(2.0, 2.0))
+    assert "none of the 4 curves" in report_verification.claim_chance(results(0.0, 0.0))
+    mixed = report_verification.claim_chance(results(2.0, 0.0))
     assert "2 of 4 curves" in mixed and r"iresnet50 at $r = 0.1$" in mixed
 
 
@@ -100,74 +106,74 @@ def test_chance_is_half_plus_three_standard_errors_of_hanley_and_mcneil():
     from sklearn.metrics import roc_auc_score
 
     rng = np.random.default_rng(0)
-    bound = report.chance_bound(GENUINE)
+    bound = report_verification.chance_bound(GENUINE)
     exceeded = sum(roc_auc_score(GENUINE, rng.normal(size=600)) > bound for _ in range(1000))
     assert exceeded < 10
 
 
 def test_the_low_light_claim_follows_the_loss_of_auc():
-    assert "costs none" in report.claim_low_light(results(3.0, 3.0, low=0.0))
-    assert "costs 4 of 4 trained models" in report.claim_low_light(results(3.0, 3.0, low=2.0))
-    assert "4 gain by it" in report.claim_low_light(results(1.0, 1.0, low=-2.0))
+    assert "costs none" in report_verification.claim_low_light(results(3.0, 3.0, low=0.0))
+    assert "costs 4 of 4 trained models" in report_verification.claim_low_light(results(3.0, 3.0, low=2.0))
+    assert "4 gain by it" in report_verification.claim_low_light(results(1.0, 1.0, low=-2.0))
 
 
 def test_the_released_model_is_reported_beside_its_published_accuracy():
-    claim = report.claim_released(results(2.0, 2.0, released=6.0))
+    claim = report_verification.claim_released(results(2.0, 2.0, released=6.0))
     assert "99.50" in claim and "is above chance" in claim
-    assert "can't be told from chance" in report.claim_released(results(2.0, 2.0, released=0.0))
+    assert "can't be told from chance" in report_verification.claim_released(results(2.0, 2.0, released=0.0))
 
 
 def test_the_comparison_is_told_with_its_interval_and_where_it_is_even_with_what_would_have_shown():
-    ahead = report.claim_backbones(results(3.0, 1.0))
+    ahead = report_verification.claim_backbones(results(3.0, 1.0))
     assert "the light one is ahead" in ahead and r"95\,\% interval $+" in ahead and "$p < 0.001$" in ahead
-    assert "the heavy one is ahead" in report.claim_backbones(results(1.0, 3.0))
+    assert "the heavy one is ahead" in report_verification.claim_backbones(results(1.0, 3.0))
     even = results(2.0, 2.0)
     found = even["statistics"]["metrics"]["compare"]["r1-normal"]
-    assert f"a difference of {100 * found['detectable']:.1f} points would have shown" in report.claim_backbones(even)
+    assert f"a difference of {100 * found['detectable']:.1f} points would have shown" in report_verification.claim_backbones(even)
 
 
 def test_a_row_holds_errors_deviation_standard_error_and_intervals():
     found = results(2.0, 1.0)
     numbers = found["statistics"]["metrics"]["verify"]["efficientnet_b3-r0.1-normal"]
-    cells = report.results_table(found, "normal").splitlines()[0].removesuffix(r" \\").split(" & ")
+    cells = report_verification.results_table(found, "normal").splitlines()[0].removesuffix(r" \\").split(" & ")
     accuracy, auc = numbers["accuracy"], numbers["auc"]
     assert cells[:3] == [r"efficientnet\_b3", "0.1", str(numbers["errors"])]
     assert float(cells[3]) == pytest.approx(100 * (1 - numbers["errors"] / 600), abs=0.01)
     assert float(cells[5]) == pytest.approx(float(cells[4]) / np.sqrt(10), abs=0.01)
     assert cells[6] == f"[{100 * accuracy['low']:.1f}, {100 * accuracy['high']:.1f}]"
     assert cells[8] == f"[{auc['low']:.3f}, {auc['high']:.3f}]"
-    assert len(cells) == 13
+    assert len(cells) == 16 and cells[-1] == "1"
     found["statistics"] = None  # in a preview
-    assert "[" not in report.results_table(found, "normal")
+    assert "[" not in report_verification.results_table(found, "normal")
 
 
 def test_differences_to_the_published_table_are_explained_by_rounding():
-    explained = report.claim_published(results(1.0, 1.0))
+    explained = report_cost.claim_published(results(1.0, 1.0))
     assert "parameters of iresnet50: the published number is cut" in explained
     assert "FLOPs of iresnet50: the published number is rounded to two decimals" in explained
     assert r"FLOPs of efficientnet\_b3: the published number is cut" in explained
     other = results(1.0, 1.0)
     other["flops"]["metrics"]["light"]["flops"] = 300_000_000
-    assert "unexplained, +0.0260" in report.claim_published(other)
+    assert "unexplained, +0.0260" in report_cost.claim_published(other)
 
 
 def test_the_published_figure_is_contradicted_by_the_published_count_only_if_ours_is_that_count():
     found = results(1.0, 1.0)
-    assert "43.590 million parameters are those of this variant" in report.claim_stem(found)
+    assert "43.590 million parameters are those of this variant" in report_cost.claim_stem(found)
     found["flops"]["metrics"]["heavy"]["parameters"] = 25_600_000
-    assert report.claim_stem(found) == ""
+    assert report_cost.claim_stem(found) == ""
 
 
 def test_test_faces_are_named_by_their_folder():
     found = results(1.0, 1.0)
-    assert "deep-funneled" in report.test_values(found)["claim.test_data"]
+    assert "deep-funneled" in report_verification.test_values(found)["claim.test_data"]
     for run in found["verify"].values():
         run["parameters"]["images"] = "lfw"
-    claim = report.test_values(found)["claim.test_data"]
+    claim = report_verification.test_values(found)["claim.test_data"]
     assert "Labeled Faces" in claim and "funneled" not in claim
     for run in found["verify"].values():
         run["parameters"]["images"] = "lfw-synthetic"
-    assert "synthetic" in report.test_values(found)["claim.test_data"]
+    assert "synthetic" in report_verification.test_values(found)["claim.test_data"]
 
 
 def trained_on(folder: str, faces_not_found: int | None) -> dict:
@@ -178,13 +184,13 @@ def trained_on(folder: str, faces_not_found: int | None) -> dict:
 
 def test_training_faces_are_named_by_their_folder_and_landmarks_by_where_they_are_from():
     found = results(1.0, 1.0) | {"train": {"a": trained_on("data/celeb", 3)}}
-    values = report.train_values(found)
+    values = report_training.values(found)
     assert "the folder celeb" in values["claim.training_data"]
     assert "MTCNN" in values["claim.landmarks"] and "all but 3 images" in values["claim.landmarks"]
     assert values["train.sizes"] == "1,234 images of 56 identities at $r = 0.5$"
     assert "7 at $r = 0.5$" in values["claim.dropped"]
     found["train"]["a"] = trained_on("data/casia-webface", None)
-    values = report.train_values(found)
+    values = report_training.values(found)
     assert "CASIA-WebFace" in values["claim.training_data"] and "came with" in values["claim.landmarks"]
 
 
@@ -196,7 +202,7 @@ def test_the_flip_test_is_told_of_the_models_that_have_it():
         found["verify"]["released-normal"]["parameters"]["flip"] = released
         for run in trained:
             run["parameters"]["flip"] = others
-        return report.claim_flip(found)
+        return report_verification.claim_flip(found)
 
     assert "given to no model" in claim(False, False)
     assert "given to the released model, not to the trained models" in claim(True, False)
@@ -210,7 +216,7 @@ def test_a_recipe_that_differs_between_runs_is_told_of_each():
     for run in (heavy, third):
         run["parameters"] |= {"backbone": "iresnet50", "learning_rate": 0.01}
     third["parameters"]["ratio"] = 0.5
-    values = report.train_values(results(1.0, 1.0) | {"train": {"a": light, "b": heavy, "c": third}})
+    values = report_training.values(results(1.0, 1.0) | {"train": {"a": light, "b": heavy, "c": third}})
     assert values["train.epochs"] == "12"
     expected = r"0.1 (efficientnet\_b3 at $r = 1$) and 0.01 (iresnet50 at $r = 1$, iresnet50 at $r = 0.5$)"
     assert values["train.learning_rate"] == expected
@@ -218,25 +224,25 @@ def test_a_recipe_that_differs_between_runs_is_told_of_each():
 
 def test_what_the_counter_counts_and_leaves_out_is_told_from_its_own_list():
     costs = results(1.0, 1.0)["flops"]["metrics"]
-    assert report.claim_counted(costs) == (
+    assert report_cost.claim_counted(costs) == (
         "convolutions and batch normalisation are counted, sums of feature maps and activation functions are not"
     )
     costs["light"] |= {"flops_of": {"linear": 5, "adaptive_avg_pool2d": 0}, "uncounted": ["add", "new_op"]}
-    words = report.claim_counted(costs)
+    words = report_cost.claim_counted(costs)
     assert "linear layers are counted" in words and "pooling" not in words and r"new\_op are not" in words
 
 
 def test_flops_mislead_only_where_the_measured_speed_says_so():
     found = results(1.0, 1.0)
-    assert "FLOPs alone mislead" in report.cost_values(found)["claim.speed"]
+    assert "FLOPs alone mislead" in report_cost.values(found)["claim.speed"]
     found["flops"]["metrics"]["light"]["inference_speed"]["contiguous"] = 8.0 * 23
-    assert "FLOPs foretell the speed here" in report.cost_values(found)["claim.speed"]
+    assert "FLOPs foretell the speed here" in report_cost.values(found)["claim.speed"]
 
 
 def test_the_memory_format_that_trains_faster_is_named_with_its_gain():
     costs = {"heavy": cost("iresnet50", 1, 1), "light": cost("efficientnet_b3", 1, 1)}
     costs["light"]["training_speed"] = {"contiguous": 9.0, "channels last": 6.0}
-    words = report.claim_layout(costs)
+    words = report_cost.claim_layout(costs)
     assert "iresnet50 is trained 2.00 times as fast channels last" in words
     assert r"efficientnet\_b3 is trained 1.50 times as fast contiguous" in words
 
@@ -244,7 +250,7 @@ def test_the_memory_format_that_trains_faster_is_named_with_its_gain():
 def test_a_published_accuracy_on_lfw_does_not_stand_beside_one_on_synthetic_faces():
     found = results(2.0, 2.0, released=6.0)
     found["verify"]["released-normal"]["parameters"]["images"] = "lfw-synthetic"
-    assert "99.50" not in report.claim_released(found)
+    assert "99.50" not in report_verification.claim_released(found)
 
 
 def test_unfinished_runs_are_named():
@@ -263,7 +269,7 @@ def test_a_run_made_with_other_parameters_counts_as_unfinished(tmp_path):
         parameters = {"output": str(folder), "epochs": epochs}
         plan = {"runs": {"train/a": {"notebook": "train", "parameters": parameters}}}
         (tmp_path / "plan.json").write_text(json.dumps(plan))
-        assert report.load_results(tmp_path)["unfinished"] == unfinished
+        assert load_results(tmp_path)["unfinished"] == unfinished
 
 
 def test_before_any_run_is_finished_every_claim_is_still_a_sentence_or_empty():

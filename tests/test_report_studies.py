@@ -43,7 +43,9 @@ def training(first: list[float], last: list[float]) -> dict:
     """The light backbone's AUC under the published and under the mended recipe, a seed each."""
     names = {f"ladder-efficientnet_b3-{rung}-s{seed}": auc for rung, aucs in (("published", first), ("alignment", last))
              for seed, auc in enumerate(aucs)}  # fmt: skip
-    trained = {name: {"metrics": {"last_epoch_loss": 30.0}, "parameters": {"ratio": 0.25, "epochs": 4}} for name in names}
+    trained = {
+        name: {"metrics": {"last_epoch_loss": 30.0}, "parameters": {"ratio": 0.25, "epochs": 4}} for name in names
+    }
     verified = {f"{name}-normal": {"metrics": {"accuracy": 0.5, "auc": auc}} for name, auc in names.items()}
     return results(ladder_train=trained, ladder_verify=verified)
 
@@ -84,7 +86,9 @@ def test_a_repair_brings_back_a_share_of_what_was_lost():
     """From 90 % to 70 %, and to 85 % with gain: three quarters of the 20 points."""
     said = report_studies.claim_repairs(dark({"2/none": 0.7, "2/gain": 0.85, "2/clahe": 0.6}, {}))
     assert "gain, brings back 75\\,\\%" in said
-    assert "brings nothing back" in report_studies.claim_repairs(dark({"2/none": 0.7, "2/gain": 0.6, "2/clahe": 0.6}, {}))
+    assert "brings nothing back" in report_studies.claim_repairs(
+        dark({"2/none": 0.7, "2/gain": 0.6, "2/clahe": 0.6}, {})
+    )
     assert "nothing to be repaired" in report_studies.claim_repairs(dark({}, {}))
 
 

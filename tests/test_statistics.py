@@ -101,7 +101,9 @@ def test_a_rung_is_compared_with_the_corrected_protocol_on_the_same_pairs(tmp_pa
     genuine = np.arange(40) % 2 == 0
     right, random = genuine + 0.0, np.random.default_rng(0).normal(size=40)
     rungs = {"down/corrected": right, "down/low light": random, "down/same pairs": right}
-    study_folder(tmp_path, rungs, {"down/corrected": "folds", "down/low light": "folds", "down/same pairs": "same pairs"})
+    study_folder(
+        tmp_path, rungs, {"down/corrected": "folds", "down/low light": "folds", "down/same pairs": "same pairs"}
+    )
     found = statistics.uncertainty_of_study(statistics.read_study(tmp_path), resamples=50, seed=0)
     assert found["down/corrected"]["auc"]["estimate"] == 1 and found["down/corrected"]["errors"] == 0
     loss = found["down/low light"]["loss"]

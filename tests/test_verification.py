@@ -18,6 +18,7 @@ from facelib.protocol import Protocol
 from facelib.verification import (
     accuracy_of_50_thresholds,
     best_threshold,
+    det,
     embed_images,
     equal_error_rate,
     fold_accuracies,
@@ -29,7 +30,7 @@ from facelib.verification import (
     verify,
 )
 
-TAR = "tar_at_far_0.01"
+TAR, HALF = "tar_at_far_0.01", "tar_at_far_0.5"
 TWO_FOLDS = np.array([0, 0, 1, 1])
 
 
@@ -107,28 +108,58 @@ def test_equal_error_rate_lies_on_the_line_between_two_thresholds():
 
 
 def test_tar_at_far_by_hand():
-    """Ten impostors 0..9; genuine pairs at 9.5, 8.5, 7.5, 0.5. FAR 0 admits 1, FAR 0.1 two, FAR 0.2 three."""
+    """Ten impostors 0..9; genuine pairs at 9.5, 8.5, 7.5, 0.5. FAR 0.1 admits two, FAR 0.2 three."""
     scores = np.array([9.5, 8.5, 7.5, 0.5, *range(10)])
     genuine = np.arange(14) < 4
-    for far, tar in [(0, 0.25), (0.05, 0.25), (0.1, 0.5), (0.19, 0.5), (0.2, 0.75), (0.89, 0.75), (0.9, 1), (1, 1)]:
+    for far, tar in [(0.1, 0.5), (0.19, 0.5), (0.2, 0.75), (0.89, 0.75), (0.9, 1), (1, 1)]:
         assert tar_at_far(scores, genuine, far) == tar
 
 
 def test_tar_at_far_rejects_genuine_pairs_whose_score_an_impostor_shares():
-    assert tar_at_far(np.array([1, 0.5, 0.5, 0.0]), np.array([True, True, False, False]), 0) == 0.5
+    assert tar_at_far(np.array([1, 0.5, 0.5, 0.4, 0.0]), np.array([True, True, False, False, False]), 1 / 3) == 1
+    assert tar_at_far(np.array([1, 0.5, 0.5, 0.5, 0.0]), np.array([True, True, False, False, False]), 1 / 3) == 0.5
 
+
+@pytest.mark.parametrize("far", [1e-4, 1 / 3001])
+def test_a_far_that_3000_impostor_pairs_cannot_show_is_refused(far):
+    scores, genuine = np.linspace(-1, 1, 6000), np.arange(6000) >= 3000
+    with pytest.raises(ValueError, match="far .* can't be resolved by 3,000 impostor pairs.*0.00033. Set far"):
+        tar_at_far(scores, genuine, far)
+    assert tar_at_far(scores, genuine, 1 / 3000) == 1
+    for share in (0, -0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="far must be in"):
+            tar_at_far(scores, genuine, share)
+
+
+def test_measures_leave_out_what_the_pairs_cannot_resolve_and_say_what_they_could():
+    scores, genuine = np.linspace(-1, 1, 100), np.arange(100) >= 50
+    found = measures(scores, genuine, np.zeros(100, int))
+    assert TAR not in found and found["lowest_far"] == 1 / 50
+    assert measures(scores, genuine, np.zeros(100, int), far=0.1)["tar_at_far_0.1"] == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_det_curve_is_the_roc_with_rejects_in_the_place_of_accepts(seed):
+    """At each FAR of the DET curve its false reject rate is 1 - TAR by the count of pairs."""
+    scores, genuine, _ = random_pairs(seed, digits=1)
+    for far, frr in zip(*det(scores, genuine)):
+        assert any(
+            far == (scores[~genuine] >= cut).mean() and frr == pytest.approx((scores[genuine] < cut).mean())
+            for cut in cuts(scores)
+        )
+    assert (np.diff(det(scores, genuine)[0]) >= 0).all()
 
 @pytest.mark.parametrize(
     "scores, expected",
     [
-        ([0.9, 0.1, 0.8, 0.2], {"auc": 1, "average_precision": 1, "eer": 0, TAR: 1, "accuracy": 1}),
-        ([0.1, 0.9, 0.2, 0.8], {"auc": 0, "average_precision": 5 / 12, "eer": 1, TAR: 0}),
-        ([0.5, 0.5, 0.5, 0.5], {"auc": 0.5, "average_precision": 0.5, "eer": 0.5, TAR: 0, "accuracy": 0.5}),
+        ([0.9, 0.1, 0.8, 0.2], {"auc": 1, "average_precision": 1, "eer": 0, HALF: 1, "accuracy": 1}),
+        ([0.1, 0.9, 0.2, 0.8], {"auc": 0, "average_precision": 5 / 12, "eer": 1, HALF: 0}),
+        ([0.5, 0.5, 0.5, 0.5], {"auc": 0.5, "average_precision": 0.5, "eer": 0.5, HALF: 0, "accuracy": 0.5}),
     ],
     ids=["perfect", "inverted", "constant"],
 )
 def test_perfect_inverted_and_constant_scores(scores, expected):
-    found = measures(np.array(scores), np.array([True, False, True, False]), TWO_FOLDS)
+    found = measures(np.array(scores), np.array([True, False, True, False]), TWO_FOLDS, far=0.5)
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 

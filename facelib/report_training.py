@@ -1,0 +1,61 @@
+"""The training data and the recipe, in words, from the runs themselves."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from facelib.words import join, tex
+
+
+def values(results: dict) -> dict[str, str]:
+    """The training data and the recipe, from the runs themselves."""
+    if not results["train"]:
+        return {}
+    runs = sorted(results["train"].values(), key=lambda run: run["metrics"]["ratio"])
+    keys = ("epochs", "batch_size", "learning_rate", "clip", "power", "scale", "margin", "embedding_size")
+    found = {f"train.{key}": told(runs, lambda run, key=key: f"{run['parameters'][key]:g}") for key in keys}
+    found["train.optimizer"] = told(runs, optimizer_words)
+    found["train.warmup"] = told(runs, warmup_words)
+    found["train.precision"] = told(runs, lambda run: "bf16 autocast" if run["metrics"]["bf16"] else "float32")
+    found["train.seeds"] = told(runs, lambda run: f"{run['parameters']['seed']}")
+
+    by_ratio = {f"{run['metrics']['ratio']:g}": run["metrics"] for run in runs}
+    sizes = [f"{m['images']:,} images of {m['identities']:,} identities at $r = {r}$" for r, m in by_ratio.items()]
+    dropped = [f"{m['dropped_identities']:,} at $r = {r}$" for r, m in by_ratio.items() if m["dropped_identities"]]
+    found["train.sizes"] = join(sizes)
+    found["claim.dropped"] = (
+        f"Identities that the share leaves without an image are dropped: {join(dropped)}."
+        if dropped
+        else "No identity loses all its images."
+    )
+
+    faces, synthetic = Path(runs[0]["parameters"]["data"]).name, results["plan"]["synthetic"]
+    known = {"casia-webface": "those of CASIA-WebFace~\\cite{casia}"}
+    source = "synthetic, drawn by facelib" if synthetic else known.get(faces, f"those of the folder {tex(faces)}")
+    found["claim.training_data"] = f"The training faces are {source}."
+    not_found = [run["metrics"]["faces_not_found"] for run in runs]
+    found["claim.landmarks"] = "which came with the images"
+    if None not in not_found:
+        images = f"all but {max(not_found)} images" if max(not_found) else "every image"
+        found["claim.landmarks"] = f"which MTCNN~\\cite{{mtcnn}} finds in {images}"
+    return found
+
+
+def told(runs: list[dict], words: Callable[[dict], str]) -> str:
+    """What the words say of the training runs: once if it is the same of all, else of which runs each."""
+    said: dict[str, list[str]] = {}
+    for run in runs:
+        name = f"{tex(run['parameters']['backbone'])} at $r = {run['parameters']['ratio']:g}$"
+        said.setdefault(words(run), []).append(name)
+    return next(iter(said)) if len(said) == 1 else join([f"{word} ({', '.join(of)})" for word, of in said.items()])
+
+
+def optimizer_words(run: dict) -> str:
+    recipe = run["parameters"]
+    if recipe["optimizer"] == "sgd":
+        return f"SGD (momentum {recipe['momentum']:g}, weight decay {recipe['weight_decay']:g})"
+    return f"AdamW (weight decay {recipe['weight_decay']:g})"
+
+
+def warmup_words(run: dict) -> str:
+    share = run["parameters"]["warmup"]
+    return f"after a warm-up over the first {100 * share:g}\\,\\% of the steps" if share else "without warm-up"
