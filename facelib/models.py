@@ -141,7 +141,10 @@ class OnnxEmbedder(Embedder):
         try:
             graph = onnx.load(path, load_external_data=False).graph
             providers = ["CUDAExecutionProvider"] if device == "cuda" else []
-            self.session = onnxruntime.InferenceSession(path, providers=[*providers, "CPUExecutionProvider"])
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()  # else all cores, whatever OMP_NUM_THREADS says
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the core
+            self.session = onnxruntime.InferenceSession(path, options, providers=[*providers, "CPUExecutionProvider"])
         except Exception as error:  # onnx and onnxruntime raise many kinds, none of which they share
             raise ValueError(f"{path}: not an ONNX model ({first_line(error)})") from error
         inputs = self.session.get_inputs()
