@@ -128,6 +128,7 @@ def plan(name: str, profile: dict, data: Path) -> dict:
                 "notebook": "verify",
                 "parameters": {"model": source, "lfw": lfw, "output": f"{build}/verify/{model}-{light}", "light": light}
                 | profile["verify"]
+                | ({"folds": profile["training_ladder"]["folds"]} if model.startswith(LADDER) else {})
                 | ({"flip": True} if model == "released" else {}),
                 "needs": needs_of(model, source),
             }

@@ -149,6 +149,9 @@ def values(results: dict) -> dict[str, str]:
     if trained:
         found["ladder.ratio"] = f"{trained['parameters']['ratio']:g}"
         found["ladder.epochs"] = str(trained["parameters"]["epochs"])
+    tested = next(iter(results["ladder_verify"].values()), None)
+    if tested:
+        found["ladder.tested"] = f"{tested['metrics']['pairs']:,}"
     study = next(iter(results["low_light"].values()), None)
     if study:
         found["dark.pairs"] = f"{study['metrics']['pairs']:,}"
