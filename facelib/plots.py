@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator
 from scipy.stats import norm
 
 from facelib import verification
@@ -167,7 +168,7 @@ def score_histogram(score: np.ndarray, genuine: np.ndarray, axis: Axes) -> None:
 
 
 COSTS = {"parameters": "parameters (M)", "flops": "FLOPs (G)", "speed": "images/s", "latency": "one image (ms)"}
-ACCURACIES = [0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998]
+ACCURACIES = [0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998]
 
 
 def cost_against_accuracy(points: list[dict]) -> Figure:
@@ -176,8 +177,8 @@ def cost_against_accuracy(points: list[dict]) -> Figure:
     A point: {"label", "color", "marker", "accuracy"}, a number for each of COSTS that is known and, if it has an
     interval, "low" and "high". A `published` one, not measured here, is hollow and named by a number instead.
     """
-    figure, axes = plt.subplots(2, 2, figsize=(COLUMN, 3.5), sharey=True)
-    figure.subplots_adjust(left=0.14, right=0.99, top=0.99, bottom=0.26, wspace=0.08, hspace=0.38)
+    figure, axes = plt.subplots(2, 2, figsize=(COLUMN, 3.8), sharey=True)
+    figure.subplots_adjust(left=0.14, right=0.99, top=0.99, bottom=0.29, wspace=0.08, hspace=0.36)
     published = [point for point in points if point.get("published")]
     highest = min(0.5, max(1 - point.get("low", point["accuracy"]) for point in points) * 1.3)
     lowest = min(1 - point.get("high", point["accuracy"]) for point in points) / 1.5
@@ -199,6 +200,8 @@ def cost_against_accuracy(points: list[dict]) -> Figure:
         axis.margins(x=0.25)
         axis.set_yticks(*([1 - a for a in shown], [f"{100 * a:g}" for a in shown]))
         axis.minorticks_off()
+        low, high = axis.get_xlim()
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
         axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     for axis in axes[:, 0]:
         axis.set_ylabel("accuracy (%)")
@@ -220,7 +223,7 @@ def score_panels(scores: dict[str, dict[str, dict]]) -> Figure:
     to {"score", "genuine"} and, if it has one, "threshold", drawn as a line.
     """
     lights = list(dict.fromkeys(light for of in scores.values() for light in of))
-    size = (COLUMN, 0.35 + 0.85 * len(scores))
+    size = (COLUMN, 0.45 + 0.95 * len(scores))
     figure, axes = plt.subplots(len(scores), len(lights), figsize=size, sharex=True, squeeze=False)
     for row, (model, of) in zip(axes, scores.items()):
         for axis, light in zip(row, lights):
@@ -231,8 +234,8 @@ def score_panels(scores: dict[str, dict[str, dict]]) -> Figure:
                     axis.axvline(of[light]["threshold"], color="0.3", linewidth=0.8, linestyle="--")
             axis.set(xlabel="", ylabel="", yticks=[])
             if row is axes[0]:
-                axis.set_title(LIGHTS.get(light, light))
-        row[0].set_ylabel(model)
+                axis.set_title(LIGHTS.get(light, light), pad=10)
+        row[0].text(0, 1.02, model, transform=row[0].transAxes, fontsize=6.5)
     figure.supxlabel("cosine", fontsize=7)
     sns.despine(figure, left=True)
     figure.tight_layout(h_pad=0.4, w_pad=0.4)

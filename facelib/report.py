@@ -129,6 +129,7 @@ def write(results: dict, output: Path) -> None:
         "ladder": bool(results["evaluation_ladder"]),
         "laddertrained": bool(results["ladder_train"]) and bool(results["ladder_verify"]),
         "dark": bool(results["low_light"]),
+        "calibrated": bool(report_verification.calibrations(results)),
         "preview": bool(results["unfinished"]),
     }.items():
         lines.append(f"\\newif\\if{name}\\{name}{'true' if condition else 'false'}")

@@ -286,7 +286,8 @@ def calibrations(results: dict) -> list[tuple[str, str, str, dict]]:
 def calibration_table(results: dict) -> str:
     rows = []
     for label, light, chosen, found in calibrations(results):
-        cells = [tex(label), light, chosen, f"{found['threshold']:.3f} $\\pm$ {found['threshold_std']:.3f}"]
+        where = light if light == chosen else f"{light}, by {chosen}"
+        cells = [tex(label), where, f"{found['threshold']:.3f} $\\pm$ {found['threshold_std']:.3f}"]
         cells += [f"{100 * found['far']:.1f}", f"{100 * found['frr']:.1f}"]
         cells += [f"{100 * found['realised_far']:.1f} $\\pm$ {100 * found['realised_far_std']:.1f}"]
         cells += [f"{100 * found['realised_frr']:.1f}"]

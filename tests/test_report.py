@@ -129,7 +129,10 @@ def test_the_comparison_is_told_with_its_interval_and_where_it_is_even_with_what
     assert "the heavy one is ahead" in report_verification.claim_backbones(results(1.0, 3.0))
     even = results(2.0, 2.0)
     found = even["statistics"]["metrics"]["compare"]["r1-normal"]
-    assert f"a difference of {100 * found['detectable']:.1f} points would have shown" in report_verification.claim_backbones(even)
+    assert (
+        f"a difference of {100 * found['detectable']:.1f} points would have shown"
+        in report_verification.claim_backbones(even)
+    )
 
 
 def test_a_row_holds_errors_deviation_standard_error_and_intervals():

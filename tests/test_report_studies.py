@@ -46,7 +46,9 @@ def training(first: list[float], last: list[float]) -> dict:
     trained = {
         name: {"metrics": {"last_epoch_loss": 30.0}, "parameters": {"ratio": 0.25, "epochs": 4}} for name in names
     }
-    verified = {f"{name}-normal": {"metrics": {"pairs": 600, "accuracy": 0.5, "auc": auc}} for name, auc in names.items()}
+    verified = {
+        f"{name}-normal": {"metrics": {"pairs": 600, "accuracy": 0.5, "auc": auc}} for name, auc in names.items()
+    }
     return results(ladder_train=trained, ladder_verify=verified)
 
 

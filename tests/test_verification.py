@@ -149,6 +149,7 @@ def test_the_det_curve_is_the_roc_with_rejects_in_the_place_of_accepts(seed):
         )
     assert (np.diff(det(scores, genuine)[0]) >= 0).all()
 
+
 @pytest.mark.parametrize(
     "scores, expected",
     [
