@@ -283,3 +283,48 @@ def test_before_any_run_is_finished_every_claim_is_still_a_sentence_or_empty():
 
 def test_latex_specials_are_escaped():
     assert words.tex("a_b & 5%") == r"a\_b \& 5\%"
+
+
+def with_seeds(light: list[float], heavy: list[float], difference: float) -> dict:
+    """Further seeds of both backbones at the compared ratio, with these accuracies, the first seed's first."""
+    found = results(2.0, 2.0)
+    found["statistics"]["metrics"]["compare"]["r1-normal"]["difference"]["estimate"] = difference
+    for backbone, accuracies in (("efficientnet_b3", light), ("iresnet50", heavy)):
+        for seed, accuracy in enumerate(accuracies):
+            kind, name = ("more_verify", f"-s{seed}") if seed else ("verify", "")
+            again = run(2.0, seed)
+            again["metrics"] |= {"accuracy": accuracy, "auc": 0.9}
+            found[kind][f"{backbone}-r1{name}-normal"] = again
+    return found
+
+
+def test_the_seeds_mean_and_deviation_are_told_with_their_number():
+    """Of 70, 80 and 90 %: 80 and, with the divisor 2, 10."""
+    found = with_seeds([0.7, 0.8, 0.9], [0.95], 0.25)
+    said = report_verification.claim_seeds(found)
+    assert "over 3 seeds the light backbone's accuracy is 80.0 $\\pm$ 10.0" in said
+    assert "of the heavy backbone there is one seed" in said
+    rows = report_verification.results_table(found, "normal").splitlines()
+    assert rows[1].endswith(r"& 80.0 $\pm$ 10.0 & 0.900 $\pm$ 0.000 & 3 \\")
+
+
+@pytest.mark.parametrize("difference, words", [(0.30, "is more than two runs"), (-0.20, "is no more than two runs")])
+def test_a_difference_is_held_against_what_seeds_alone_show(difference, words):
+    """Two runs of deviation 10 points differ by 14.1 points, twice of which is 28.3."""
+    said = report_verification.claim_seeds(with_seeds([0.7, 0.8, 0.9], [0.95], difference))
+    assert words in said and "28.3" in said
+
+
+def test_a_threshold_from_normal_light_is_judged_in_low_light():
+    """Scores two deviations lower in low light: the old threshold accepts fewer impostors, and rejects many more."""
+    found = results(3.0, 3.0, low=2.0)
+    rows = {(row[0], row[1], row[2]): row[3] for row in report_verification.calibrations(found)}
+    assert set(rows) == {
+        (backbone, *lights)
+        for backbone in ("efficientnet_b3", "iresnet50")
+        for lights in (("normal", "normal"), ("low", "low"), ("low", "normal"))
+    }
+    own, moved = rows["iresnet50", "low", "low"], rows["iresnet50", "low", "normal"]
+    assert moved["frr"] > own["frr"]
+    said = report_verification.claim_calibration(found)
+    assert "Taken from normal light into low light it gives" in said and "no more than twice that" in said
