@@ -17,14 +17,14 @@ import sklearn.manifold
 import torch
 from torch import Tensor
 
-from facelib import alignment, low_light, published, train
+from facelib import alignment, low_light, train
 from facelib.data import PairImages, Pairs
 from facelib.images import hidden
 from facelib.low_light_study import noise_generator
 from facelib.models import Embedder, choose_device, load_embedder
 from facelib.profiles import MODELS, NOT_EMBEDDERS
 from facelib.protocol import Protocol
-from facelib.verification import best_threshold, embed_images, find_pairs, pair_scores, protocol_measures
+from facelib.verification import best_threshold, embed_images, find_pairs, light_of, pair_scores, protocol_measures
 
 COMPONENTS = 50  # to which scikit-learn's manual advises to reduce embeddings before t-SNE
 PERPLEXITY = 30  # neighbours that count in t-SNE: its authors' choice (van der Maaten and Hinton 2008)
@@ -93,13 +93,6 @@ def score_model(
         raise Unusable(f"{error}\nThe parameters were model={str(model)!r}, lfw={str(lfw)!r}, {protocol}.") from error
     threshold = best_threshold(score, pairs.genuine)
     return Scored(embedder, protocol, pairs, dataset, embeddings, score, measures, threshold)
-
-
-def light_of(protocol: Protocol) -> dict:
-    """embed_images' arguments for the protocol's light, as facelib.verification.score_pairs has them."""
-    if protocol.light == "low" and protocol.normalise == "first":
-        return {"embed": published.embed}
-    return {"transform": low_light.published if protocol.light == "low" else None}
 
 
 def error_rates(score: np.ndarray, genuine: np.ndarray, threshold: float) -> dict[str, float]:

@@ -27,8 +27,8 @@ SEED = "-s"  # what stands before a further seed at the end of a run's name
 MODELS = (".onnx", ".pth", ".pt")
 # The module whose code, with all that it imports, decides what comes out of a notebook's run...
 MODULE_OF = {"flops": "flops", "train": "train", "verify": "verification", "statistics": "statistics"}
-MODULE_OF |= {"evaluation_ladder": "evaluation_ladder", "low_light": "low_light_study"}
-SCORED = ("verify", "evaluation_ladder", "low_light")  # notebooks that leave scores of pairs
+MODULE_OF |= {"evaluation_ladder": "evaluation_ladder", "low_light": "low_light_study", "integrity": "integrity"}
+FOR_STATISTICS = ("verify", "evaluation_ladder", "low_light", "integrity")  # notebooks whose results these take up
 RECORDS = {"output", "provenance"}  # ... but for those that only write it down
 # What insightface packs beside its embedders: detectors, landmarks, attributes.
 NOT_EMBEDDERS = ("det_", "scrfd", "1k3d68", "2d106det", "genderage")
@@ -147,10 +147,18 @@ def plan(name: str, profile: dict, data: Path) -> dict:
                 "parameters": asked | parameters | {"output": f"{build}/{study}/{model}"},
                 "needs": needs_of(model, models[model]),
             }
+    eyes = "released" if "released" in models else f"{profile['heavy']}-r{max(profile['ratios']):g}"
+    runs["integrity"] = {
+        "notebook": "integrity",
+        "parameters": {"model": models[eyes], "train": faces, "lfw": lfw, "output": f"{build}/integrity"},
+        "needs": ["$(TRAIN_LANDMARKS)", *needs_of(eyes, models[eyes])],
+    }
     runs["statistics"] = {
         "notebook": "statistics",
         "parameters": {"results": build, "output": f"{build}/statistics"},
-        "needs": [f"{run['parameters']['output']}/metrics.json" for run in runs.values() if run["notebook"] in SCORED],
+        "needs": [
+            f"{run['parameters']['output']}/metrics.json" for run in runs.values() if run["notebook"] in FOR_STATISTICS
+        ],
     }
     return {
         "profile": name,
@@ -226,7 +234,7 @@ def makefile(plan: dict) -> str:
     # Speed is measured with all cores, before any other run takes one. What is wrong with the test data should be told
     # before anything is trained.
     before = {"flops": "$(CHECKED)", "train": "$(FLOPS) $(LFW_LANDMARKS)", "statistics": ""}
-    before |= dict.fromkeys(SCORED, "$(FLOPS)")
+    before |= dict.fromkeys(FOR_STATISTICS, "$(FLOPS)")
     for name, run in plan["runs"].items():
         notebook = run["notebook"]
         copy, parameters = f"{build}/notebooks/{name}.ipynb", f"{build}/parameters/{name}.json"

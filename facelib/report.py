@@ -16,6 +16,7 @@ from facelib import (
     protocol,
     report_answer,
     report_cost,
+    report_integrity,
     report_studies,
     report_training,
     report_verification,
@@ -24,15 +25,8 @@ from facelib.words import tex
 
 FIGURES = ("block", "architectures", "precision_recall", "roc", "released_precision_recall", "released_roc")
 FIGURES += ("auc_against_ratio", "loss", "ladder", "published_precision_recall", "published_roc")
-FIGURES += (
-    "det",
-    "scores",
-    "cost_against_accuracy",
-    "low_light_example",
-    "low_light_auc",
-    "low_light_accuracy",
-    "repairs",
-)
+FIGURES += ("det", "scores", "similarity", "cost_against_accuracy")
+FIGURES += ("low_light_example", "low_light_auc", "low_light_accuracy", "repairs")
 
 
 def values(results: dict) -> dict[str, str]:
@@ -55,7 +49,7 @@ def values(results: dict) -> dict[str, str]:
         "left.out": " ".join(tex(sentence) for sentence in plan["left_out"]),
         "claim.unfinished": claim_unfinished(results["unfinished"]),
     }
-    for part in (report_training, report_cost, report_verification, report_studies, report_answer):
+    for part in (report_training, report_cost, report_verification, report_integrity, report_studies, report_answer):
         found |= part.values(results)
     return found
 
@@ -119,6 +113,7 @@ def write(results: dict, output: Path) -> None:
     for light in protocol.LIGHTS:
         (output / f"table_{light}_light.tex").write_text(report_verification.results_table(results, light))
     (output / "table_calibration.tex").write_text(report_verification.calibration_table(results))
+    (output / "table_integrity.tex").write_text(report_integrity.integrity_table(results))
     for name, rows in report_studies.tables(results).items():
         (output / f"{name}.tex").write_text(rows)
     (output / "table_provenance.tex").write_text(provenance_table(results))
@@ -129,6 +124,7 @@ def write(results: dict, output: Path) -> None:
         "ladder": bool(results["evaluation_ladder"]),
         "laddertrained": bool(results["ladder_train"]) and bool(results["ladder_verify"]),
         "dark": bool(results["low_light"]),
+        "integrity": results["integrity"] is not None,
         "calibrated": bool(report_verification.calibrations(results)),
         "preview": bool(results["unfinished"]),
     }.items():

@@ -6,7 +6,8 @@ leaves one folder:
     parameters.json     resamples and seed
     metrics.json        for each verification, rung of a ladder and condition of light its errors and intervals; for
                         each ratio and light the comparison of the backbones, for each rung on the same pairs as the
-                        corrected protocol that with it; for each verification how its thresholds hold across folds
+                        corrected protocol that with it; for each verification how its thresholds hold across folds, and
+                        its measures without the identities that facelib.integrity suspects
     bands.npz           low and high of each verification's ROC and precision-recall curve along GRID
     environment.json    commit, package versions, machine
 """
@@ -21,9 +22,10 @@ from facelib import provenance
 from facelib.bootstrap import RESAMPLES, Interval, intervals
 from facelib.calibration import calibrate
 from facelib.comparison import compare
+from facelib.integrity import without
 from facelib.output import whole_folder, write_json
 from facelib.protocol import LIGHTS
-from facelib.verification import FAR, lowest_far, right_decisions
+from facelib.verification import FAR, lowest_far, measures, right_decisions
 from facelib.weighted_pairs import WeightedPairs
 
 FILES = ("metrics.json", "parameters.json", "bands.npz", "environment.json")
@@ -120,6 +122,26 @@ def calibration(name: str, scores: dict[str, dict]) -> dict[str, dict]:
     return found
 
 
+def suspects(plan: dict) -> dict[str, list[str]]:
+    """LFW's identities that resemble one of the training's, by facelib.integrity's two limits, if it has run."""
+    file = Path(plan["runs"].get("integrity", {}).get("parameters", {}).get("output", "")) / "metrics.json"
+    if "integrity" not in plan["runs"] or not file.exists():
+        return {}
+    found = json.loads(file.read_text())["overlap"]
+    return {"threshold": found["suspect_lfw"], "chance": found["beyond_chance"]["suspect_lfw"]}
+
+
+def without_suspects(pairs: dict[str, np.ndarray], lists: dict[str, list[str]]) -> dict[str, dict]:
+    """By limit the measures on those pairs that show none of the listed identities, if both kinds of pair are left."""
+    found = {}
+    for limit, identities in lists.items():
+        kept = without(pairs["first"], pairs["second"], identities)
+        score, genuine, fold = (pairs[name][kept] for name in ("score", "genuine", "fold"))
+        if genuine.any() and not genuine.all():
+            found[limit] = measures(score, genuine, fold)
+    return found
+
+
 def as_numbers(interval: Interval) -> dict[str, float]:
     """For JSON; shares stay within [0, 1], which an interval about the estimate may leave."""
     return {name: float(np.clip(value, 0, 1)) for name, value in dataclasses.asdict(interval).items()}
@@ -132,7 +154,7 @@ def summarise(results: str, output: str, resamples: int = RESAMPLES, seed: int =
     """
     plan = json.loads((Path(results) / "plan.json").read_text())
     metrics = {"resamples": resamples, "seed": seed, "verify": {}, "compare": {}, "calibration": {}}
-    metrics |= {study: {} for study in STUDIES}
+    metrics |= {study: {} for study in STUDIES} | {"without_suspects": {}}
     bands, scores = {}, {}
     for name, run in plan["runs"].items():
         folder = Path(run["parameters"]["output"])
@@ -144,8 +166,10 @@ def summarise(results: str, output: str, resamples: int = RESAMPLES, seed: int =
             scores[name] = read_scores(folder)
             metrics["verify"][name], found = uncertainty(scores[name], resamples, seed)
             bands |= {f"{name}/{curve}": band for curve, band in found.items()}
+    overlap = suspects(plan)
     for name in scores:
         metrics["calibration"] |= calibration(name, scores)
+        metrics["without_suspects"][name] = without_suspects(scores[name], overlap)
     for ratio in plan["ratios"]:
         for light in LIGHTS:
             key = f"r{ratio:g}-{light}"

@@ -192,6 +192,13 @@ def protocol_measures(scores: np.ndarray, pairs: Pairs, protocol: Protocol) -> d
     return found | {"accuracy": accuracy_of_50_thresholds(scores, pairs.genuine)}
 
 
+def light_of(protocol: Protocol) -> dict:
+    """embed_images' arguments for the protocol's light and order."""
+    if protocol.light == "low" and protocol.normalise == "first":
+        return {"embed": published.embed}
+    return {"transform": low_light.published if protocol.light == "low" else None}
+
+
 def score_pairs(
     embedder: Embedder,
     images: Path,
@@ -205,11 +212,7 @@ def score_pairs(
     `landmarks` of all images of the folder, for aligned crops; `seed` draws the random ones.
     """
     dataset = PairImages(images, pairs, landmarks, protocol.crop, seed)
-    transform = low_light.published if protocol.light == "low" else None
-    if protocol.light == "low" and protocol.normalise == "first":
-        embeddings = embed_images(embedder, dataset, protocol.flip, embed=published.embed)
-    else:
-        embeddings = embed_images(embedder, dataset, protocol.flip, transform)
+    embeddings = embed_images(embedder, dataset, protocol.flip, **light_of(protocol))
     return pair_scores(embeddings, dataset.first, dataset.second), dataset
 
 

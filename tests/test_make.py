@@ -114,7 +114,7 @@ def test_changing_one_runs_parameter_reruns_that_run_and_what_needs_it(report):
     todo = runs_in(planned(report))
     os.utime(parameters, ns=(before.st_atime_ns, before.st_mtime_ns))
     verified = {f"verify/iresnet18_025-r1-{light}" for light in ("normal", "low")}
-    assert set(todo) == {"train/iresnet18_025-r1", *verified, "statistics", "figures"}
+    assert set(todo) == {"train/iresnet18_025-r1", *verified, "integrity", "statistics", "figures"}
 
 
 def test_a_changed_list_of_runs_redraws_the_report(report):
@@ -160,7 +160,7 @@ def test_changed_code_of_facelib_reruns_what_it_computes_and_changed_words_rerun
     assert remarked == []
     trained = {"train/iresnet18_025-r1", "train/mobilenetv3_small_050-r1"}
     verified = {f"{run.replace('train', 'verify')}-{light}" for run in trained for light in ("normal", "low")}
-    assert {*changed} == trained | verified | {"statistics", "figures"}
+    assert {*changed} == trained | verified | {"integrity", "statistics", "figures"}
 
 
 def test_another_statistic_embeds_no_image_again(report):
@@ -189,7 +189,7 @@ def test_a_parameter_of_one_run_in_the_profile_reruns_that_run_and_what_needs_it
     for file, stat in before.items():
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     verified = {f"verify/iresnet18_025-r1-{light}" for light in ("normal", "low")}
-    assert set(todo) == {"train/iresnet18_025-r1", *verified, "statistics", "figures"}
+    assert set(todo) == {"train/iresnet18_025-r1", *verified, "integrity", "statistics", "figures"}
 
 
 def test_the_pdf_is_a_goal_of_its_own(report):

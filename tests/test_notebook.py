@@ -82,7 +82,7 @@ def test_a_failed_notebook_leaves_no_copy_that_passes_for_finished_and_tells_the
 SHORT = {"evaluation_ladder": ["folds=2", "flip=false"], "low_light": ["folds=2", "most_stops=0"]}
 
 
-@pytest.mark.parametrize("name", ["train", "verify", "explore", "statistics", "figures", *SHORT])
+@pytest.mark.parametrize("name", ["train", "verify", "explore", "integrity", "statistics", "figures", *SHORT])
 def test_a_notebook_runs_as_it_stands_with_no_data_present(name, checkout):
     command = [sys.executable, "-m", "facelib.notebook", name, f"build/run/{name}.ipynb", *SHORT.get(name, [])]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)

@@ -10,10 +10,11 @@ import subprocess
 
 import torch
 
-from facelib import ROOT, evaluation_ladder, flops, low_light_study, profiles, report, statistics, synthetic
+from facelib import ROOT, evaluation_ladder, flops, integrity, low_light_study, profiles, statistics, synthetic
 from facelib.models import create_model
 from facelib.notebook import run_notebook
 from facelib.protocol import Protocol
+from facelib.results import load_results
 from facelib.train import Config, train
 from facelib.verification import verify
 
@@ -36,6 +37,7 @@ def test_every_run_of_the_paper_profile_ends_in_the_report(tmp_path):
     steps = {"flops": flops.measure, "train": lambda **given: train(Config(**given))}
     steps["verify"] = lambda model, lfw, output, **protocol: verify(model, lfw, output, Protocol(**protocol))
     steps |= {"evaluation_ladder": evaluation_ladder.climb, "low_light": low_light_study.study}
+    steps["integrity"] = integrity.check
     steps["statistics"] = statistics.summarise
     for run in plan["runs"].values():
         run["parameters"]["output"] = str(tmp_path / run["parameters"]["output"])
@@ -47,10 +49,11 @@ def test_every_run_of_the_paper_profile_ends_in_the_report(tmp_path):
         if not any(left_out in name for left_out in LEFT_OUT):
             steps[run["notebook"]](**run["parameters"])
 
-    results = report.load_results(tmp_path)
+    results = load_results(tmp_path)
     # The grid's are trained and verified in two lights, the ladder's verified in one.
     # The heavy backbone's studies are left out too.
-    assert len(results["unfinished"]) == 2 * 3 + (4 + 2 * 4 + 3) * 2 + 2 and len(results["ladder_verify"]) == 1
+    more_seeds, ladder = 2 * 4 * 2 * 3, (4 + 2 * 4 + 3) * 2
+    assert len(results["unfinished"]) == 2 * 3 + more_seeds + ladder + 2 and len(results["ladder_verify"]) == 1
     assert len(results["train"]) == 6 and len(results["verify"]) == 14
     images = {run["metrics"]["ratio"]: run["metrics"]["images"] for run in results["train"].values()}
     assert images == {0.1: 2, 0.25: 4, 0.5: 10, 1.0: 20}

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import norm
 
 from facelib import statistics
-from facelib.verification import fold_accuracies, roc
+from facelib.verification import fold_accuracies, measures, roc
 
 FOLD = np.repeat(np.arange(5), 40)
 GENUINE = np.tile(np.arange(40) < 20, 5)
@@ -110,3 +110,32 @@ def test_a_rung_is_compared_with_the_corrected_protocol_on_the_same_pairs(tmp_pa
     assert loss["verdict"] == "worse" and loss["only_first"] == 0
     assert loss["difference"]["estimate"] == pytest.approx(-found["down/low light"]["errors"] / 40)
     assert "errors" not in found["down/same pairs"] and "accuracy" not in found["down/same pairs"]
+
+
+def test_results_without_suspects_are_those_of_the_other_pairs(results):
+    """Without the people of the first fold's pairs four folds are left; whose measures the others' scores give."""
+    suspects = sorted({name.split("/")[0] for name in [*FIRST[:40], *SECOND[:40]]})
+    folder = results / "integrity"
+    folder.mkdir()
+    overlap = {"suspect_lfw": suspects, "beyond_chance": {"suspect_lfw": []}}
+    (folder / "metrics.json").write_text(json.dumps({"overlap": overlap}))
+    plan = json.loads((results / "plan.json").read_text())
+    plan["runs"]["integrity"] = {"notebook": "integrity", "parameters": {"output": str(folder)}}
+    (results / "plan.json").write_text(json.dumps(plan))
+    metrics = statistics.summarise(str(results), str(results / "statistics"), resamples=50)
+    found = metrics["without_suspects"]["light-r1-normal"]
+    score = statistics.read_scores(results / "verify" / "light-r1-normal")["score"]
+    assert found["threshold"] == measures(score[40:], GENUINE[40:], FOLD[40:])
+    assert found["chance"] == measures(score, GENUINE, FOLD)
+
+
+def test_thresholds_are_calibrated_in_their_own_light_and_from_normal_to_low(results):
+    found = statistics.summarise(str(results), str(results / "statistics"), resamples=50)["calibration"]
+    assert set(found) == set()  # 80 impostor pairs outside a fold don't show a FAR of 1 %
+    scores = {}
+    for light, seed in (("normal", 0), ("low", 1)):
+        genuine, n = np.tile(np.arange(400) < 200, 2), np.arange(800)
+        score = np.random.default_rng(seed).normal(size=800) + genuine
+        scores[f"a-{light}"] = {"score": score, "genuine": genuine, "fold": n // 400, "first": n}
+    assert set(statistics.calibration("a-low", scores)) == {"a-low", "a-low from normal"}
+    assert set(statistics.calibration("a-normal", scores)) == {"a-normal"}
