@@ -42,7 +42,7 @@ def make_results() -> Path:
         return Path("build/demo")
     make_faces()
     profile = profiles.read_profiles(Path("notebooks/profiles.toml"))["demo"]
-    profile |= {"ratios": [0.25], "train": profile["train"] | {"epochs": 1}}
+    profile |= {"ratios": [0.25], "train": profile["train"] | {"epochs": 1}, "more_seeds": {}}
     profile["training_ladder"] |= {"light_seeds": [], "heavy_seeds": []}
     profile["studies"] |= {"ratio": 0.25, "folds": 2, "most_stops": 0}
     plan = profiles.plan(EXAMPLE.name, profile, Path("data"))

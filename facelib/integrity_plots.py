@@ -24,7 +24,7 @@ def similarity_histogram(cosine: np.ndarray, chance: np.ndarray, threshold: floa
         axis.hist(values, bins, weights=np.full(len(values), 1 / len(values)), label=label, **look)
     axis.axvline(threshold, color=RELEASED, linestyle="--", label=f"threshold {threshold:.3f}")
     axis.axvline(limit, color=RELEASED, linestyle=":", label=f"chance's limit {limit:.3f}")
-    axis.set(xlabel="highest cosine to another LFW identity", ylabel="share of identities")
+    axis.set(xlabel="highest cosine to an LFW identity", ylabel="share of identities")
     axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncol=2)
     sns.despine(figure)
     return figure

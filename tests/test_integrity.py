@@ -305,7 +305,8 @@ def test_the_histogram_counts_every_identity_once_and_marks_both_thresholds():
     cosine, chance = np.array([0.1, 0.2, 0.2, 0.9]), np.array([0.3, 0.5])
     figure = integrity_plots.similarity_histogram(cosine, chance, 0.35, 0.45)
     (axis,) = figure.axes
-    bars, _ = axis.containers
+    (bars,) = axis.containers
     assert sum(bar.get_height() for bar in bars) == pytest.approx(1)
+    assert axis.patches[-1].get_xy()[:, 1].max() == 0.5  # the outline: 0.3 and 0.5 are half of it each
     assert [line.get_xdata()[0] for line in axis.lines] == [0.35, 0.45]
     plt.close(figure)
