@@ -83,10 +83,14 @@ def choose_device(device: str) -> str:
 class Embedder:
     """A trained model: `embed` takes aligned uint8 RGB crops (N, 3, 112, 112) and returns (N, D) float32 on the CPU."""
 
-    batch_size = 64
+    # The activations of 16 images stay in a processor's cache: 1.25 (iresnet50) to 1.6 times (MobileFaceNet) the images/s
+    # of batches of 64 on an Intel Xeon. A GPU wants more at a time.
+    batch_size = 16
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, device: str = "cpu"):
         self.name = name
+        if device == "cuda":
+            self.batch_size = 128
 
     def embed(self, images: Tensor | np.ndarray) -> Tensor:
         """(N, 3, 112, 112) uint8 RGB, aligned, any N -> (N, D) float32, not normalised. Raises ValueError otherwise."""
@@ -121,7 +125,7 @@ class TorchEmbedder(Embedder):
     """A backbone of create_model with trained weights."""
 
     def __init__(self, name: str, model: nn.Module, device: str = "cpu"):
-        super().__init__(name)
+        super().__init__(name, device)
         self.model = model.eval().to(device, memory_format=torch.channels_last)  # the faster layout for inference
         self.device = device
 
@@ -137,7 +141,7 @@ class OnnxEmbedder(Embedder):
     """An .onnx file with input (N, 3, 112, 112) float RGB. The range that it takes is read from its graph."""
 
     def __init__(self, path: Path, device: str = "cpu"):
-        super().__init__(path.stem)
+        super().__init__(path.stem, device)
         try:
             graph = onnx.load(path, load_external_data=False).graph
             providers = ["CUDAExecutionProvider"] if device == "cuda" else []
