@@ -83,8 +83,8 @@ def choose_device(device: str) -> str:
 class Embedder:
     """A trained model: `embed` takes aligned uint8 RGB crops (N, 3, 112, 112) and returns (N, D) float32 on the CPU."""
 
-    # The activations of 16 images stay in a processor's cache: 1.25 (iresnet50) to 1.6 times (MobileFaceNet) the images/s
-    # of batches of 64 on an Intel Xeon. A GPU wants more at a time.
+    # The activations of 16 images stay in a processor's cache: 1.25 (iresnet50) to 1.6 times (MobileFaceNet) the speed
+    # of 64 at a time on an Intel Xeon. A GPU wants more.
     batch_size = 16
 
     def __init__(self, name: str, device: str = "cpu"):
