@@ -25,6 +25,7 @@ STYLES = {  # colour and marker of each repair
     "clahe": ("#a8437d", "D"),
 }
 MEASURES = {"accuracy": "accuracy", "auc": "AUC", "eer": "equal error rate"}
+FAR_ABOVE_CHANCE = 0.8  # a measure above which no curve needs chance beside it
 LABEL = 0.17  # inches beside and above the pictures
 
 
@@ -66,7 +67,8 @@ def against_stops(curves: list[dict], measure: str, levels: dict[str, float] | N
     """A measure ("accuracy", "auc" or "eer") against the stops of light that are missing.
 
     A curve: {"label", "color", "stops" (K,), "values" (K,)} and, if it has them, "marker", and "low" and "high" (K,),
-    between which it is shaded. `levels` are label -> value, dashed grey lines across. The dotted line is chance.
+    between which it is shaded. `levels` are label -> value, dashed grey lines across. The dotted line, where a curve
+    comes near it, is chance.
     """
     figure, axis = plt.subplots(figsize=(COLUMN, 1.9))
     figure.subplots_adjust(left=0.13, right=0.84)  # beside the axis the levels are named
@@ -80,8 +82,9 @@ def against_stops(curves: list[dict], measure: str, levels: dict[str, float] | N
     for label, value in (levels or {}).items():
         axis.axhline(value, color="0.45", linestyle="--", linewidth=0.7)
         axis.annotate(label, (1.01, value), xycoords=("axes fraction", "data"), fontsize=6, color="0.35", va="center")
-    axis.axhline(0.5, color="0.6", linestyle=":", linewidth=0.8)
-    axis.annotate("chance", (1.01, 0.5), xycoords=("axes fraction", "data"), fontsize=6, color="0.35", va="center")
+    if min(np.min(curve["values"]) for curve in curves) < FAR_ABOVE_CHANCE:  # else it would only flatten the curves
+        axis.axhline(0.5, color="0.6", linestyle=":", linewidth=0.8)
+        axis.annotate("chance", (1.01, 0.5), xycoords=("axes fraction", "data"), fontsize=6, color="0.35", va="center")
     axis.set(xlabel="stops of light missing, $k$", ylabel=MEASURES[measure], xlim=(-0.15, most + 0.15))
     axis.set_xticks(range(int(most) + 1))
     columns = min(len(curves), 5)

@@ -21,7 +21,7 @@ from facelib import (
     report_training,
     report_verification,
 )
-from facelib.words import tex
+from facelib.words import join, tex
 
 FIGURES = ("block", "architectures", "precision_recall", "roc", "released_precision_recall", "released_roc")
 FIGURES += ("auc_against_ratio", "loss", "ladder", "published_precision_recall", "published_roc")
@@ -58,7 +58,9 @@ def claim_unfinished(runs: list[str]) -> str:
     if not runs:
         return ""
     subject = "1 run is" if len(runs) == 1 else f"{len(runs)} runs are"
-    return f"Preview: {subject} not finished and left out ({tex(', '.join(runs))})."
+    kinds = [run.split("/")[0] for run in runs]
+    counts = [f"{kinds.count(kind)} of {tex(kind)}" for kind in dict.fromkeys(kinds)]
+    return f"Preview: {subject} not finished and left out ({join(counts)}); the last page names them."
 
 
 def provenance_table(results: dict) -> str:
@@ -86,6 +88,8 @@ def provenance_table(results: dict) -> str:
         released = runs["verify/released-normal"]
         model = f"{Path(released['parameters']['model']).name} {released['environment']['model']}"
         lines.append(f"Released model & {tex(model)} \\\\")
+    if results["unfinished"]:
+        lines.append(f"Not finished & {tex(', '.join(results['unfinished']))} \\\\")
     for name, run in results["train"].items():
         m, p = run["metrics"], run["parameters"]
         asked = ", ".join(

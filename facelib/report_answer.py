@@ -134,7 +134,7 @@ def claim_elsewhere(results: dict) -> str:
         "Trained to the end on millions of images, the best checkpoint of EfficientNet-B0 is published at"
         f" {percent_fine(light['accuracy'])} and ResNet-50 at"
         f" {percent_fine(heavy['accuracy'])}~\\cite{{{heavy['cite']}}}, {100 * gap:.2f} points apart: {seen}"
-        f" ({points(found['detectable'])})."
+        f" ({points(found['detectable'])} points)."
     )
 
 

@@ -42,6 +42,10 @@ def models_of(results: dict, study: str) -> dict[str, str]:
     return {name: tex(name.replace("-r", ", r = ")) for name in there}
 
 
+def in_a_sentence(model: str, label: str) -> str:
+    return "the released model" if model == "released" else label
+
+
 def sure(results: dict, study: str, model: str, name: str) -> dict:
     """The statistics of a rung or condition; empty where they are not made yet."""
     if not results["statistics"]:
@@ -173,7 +177,7 @@ def claim_reproduced(results: dict) -> str:
         interval = sure(results, "evaluation_ladder", model, "up/published").get("auc")
         chance = CHANCE[0] <= published <= CHANCE[1] or bool(interval and interval["low"] <= 0.5 <= interval["high"])
         sentences.append(
-            f"Under the published protocol {label} {'is at chance' if chance else 'is not at chance'}"
+            f"Under the published protocol {in_a_sentence(model, label)} is{'' if chance else ' not'} at chance"
             f" (AUC {published:.3f}); under the corrected one it reaches {percent(corrected['accuracy'])} accuracy and"
             f" an AUC of {corrected['auc']:.3f}."
         )
@@ -199,7 +203,7 @@ def claim_ladder(results: dict) -> str:
     ordered = sorted(lost, key=lost.get, reverse=True)
     dear = [name for name in ordered if lost[name] >= 0.01]
     cheap = [name for name in ordered if lost[name] < 0.01]
-    label = models_of(results, "evaluation_ladder")[model]
+    label = in_a_sentence(model, models_of(results, "evaluation_ladder")[model])
     if not dear:
         return f"No defect alone costs {label} as much as 0.01 of AUC."
     words = join([f"{DOWN[name]} {lost[name]:.3f}" for name in dear])
@@ -248,7 +252,8 @@ def claim_dark(results: dict) -> str:
         normal, most = metrics["conditions"]["normal"]["auc"], max(aucs)
         fallen = [k for k in aucs if aucs[k] < normal - 0.01]
         when = f"loses 0.01 of AUC or more from {fallen[0]} stops on" if fallen else "loses less than 0.01 of AUC"
-        sentences.append(f"{label} {when} ({normal:.3f} in normal light, {aucs[most]:.3f} at {most} stops).")
+        subject = "The released model" if model == "released" else label
+        sentences.append(f"{subject} {when} ({normal:.3f} in normal light, {aucs[most]:.3f} at {most} stops).")
     return " ".join(sentences)
 
 
@@ -264,7 +269,8 @@ def claim_repairs(results: dict) -> str:
         normal, dark = metrics["conditions"]["normal"]["accuracy"], found.pop("none")
         if normal - dark < 0.01:
             sentences.append(
-                f"At {most} stops {label} has nothing to be repaired: it loses {points(normal - dark)} points."
+                f"At {most} stops {in_a_sentence(model, label)} has nothing to be repaired: it loses"
+                f" {points(normal - dark)} points."
             )
             continue
         best = max(found, key=found.get)
@@ -272,7 +278,7 @@ def claim_repairs(results: dict) -> str:
         words = join([f"{REPAIRS[name]} {percent(share)}" for name, share in found.items()])
         verdict = "brings nothing back" if back <= 0 else f"brings back {100 * min(back, 1):.0f}\\,\\% of what was lost"
         sentences.append(
-            f"At {most} stops {label} falls from {percent(normal)} to {percent(dark)} accuracy; repaired, it reaches:"
-            f" {words}. The best of them, {REPAIRS[best]}, {verdict}."
+            f"At {most} stops {in_a_sentence(model, label)} falls from {percent(normal)} to {percent(dark)} accuracy;"
+            f" repaired, it reaches: {words}. The best of them, {REPAIRS[best]}, {verdict}."
         )
     return " ".join(sentences)

@@ -170,7 +170,7 @@ def claim_seeds(results: dict) -> str:
         accuracies = [run["metrics"]["accuracy"] for run in runs]
         label = f"the {role} backbone"
         if len(accuracies) < 2:
-            sentences.append(f"of {label} there is one seed, whose chance is not known")
+            sentences.append(f"{label} has one seed")
             continue
         deviations.append(float(np.std(accuracies, ddof=1)))
         sentences.append(
@@ -178,6 +178,8 @@ def claim_seeds(results: dict) -> str:
             " deviation)"
         )
     sentence = f"At $r = {found['ratio']:g}$ {join(sentences)}."
+    if len(deviations) < 2:
+        sentence += " How far the seed alone moves a backbone can't be told from one."
     if deviations:
         difference = abs(found["difference"]["estimate"])
         error = 2 * math.sqrt(2) * max(deviations)  # of a difference of two runs, twice its standard deviation
@@ -286,7 +288,7 @@ def calibrations(results: dict) -> list[tuple[str, str, str, dict]]:
 def calibration_table(results: dict) -> str:
     rows = []
     for label, light, chosen, found in calibrations(results):
-        where = light if light == chosen else f"{light}, by {chosen}"
+        where = light if light == chosen else f"{light}$^*$"
         cells = [tex(label), where, f"{found['threshold']:.3f} $\\pm$ {found['threshold_std']:.3f}"]
         cells += [f"{100 * found['far']:.1f}", f"{100 * found['frr']:.1f}"]
         cells += [f"{100 * found['realised_far']:.1f} $\\pm$ {100 * found['realised_far_std']:.1f}"]

@@ -1,8 +1,8 @@
 """The paper profile's own code path, end to end, on a stand-in for its data that is as small as its ratios allow.
 
-Backbones, recipe, ratios and epochs are the profile's: only the images are few, and synthetic, and the released model is
-a small one. The heavy backbone's two largest ratios, further seeds and most of the training ladder are left out, for they
-would take minutes and run the same lines.
+Backbones, recipe, ratios and epochs are the profile's: only the images are few, and synthetic, and the released model
+is a small one. The heavy backbone's two largest ratios, further seeds and most of the training ladder are left out, for
+they would take minutes and run the same lines.
 """
 
 import json

@@ -259,8 +259,14 @@ def test_a_published_accuracy_on_lfw_does_not_stand_beside_one_on_synthetic_face
 
 def test_unfinished_runs_are_named():
     assert report.claim_unfinished([]) == ""
-    assert "1 run is not finished and left out (train/x)" in report.claim_unfinished(["train/x"])
-    assert "2 runs are not finished" in report.claim_unfinished(["train/x", "train/y"])
+    assert "1 run is not finished and left out (1 of train)" in report.claim_unfinished(["train/x"])
+    said = report.claim_unfinished(["train/x", "verify/x-low", "train/y"])
+    assert "3 runs are not finished and left out (2 of train and 1 of verify)" in said
+    found = results(1.0, 1.0) | {"unfinished": ["train/x_y"]}
+    for run in found["verify"].values():
+        run["environment"] = {"commit": "c", "machine": "m", "packages": {}, "python": "3", "data": "d"}
+    found |= {"flops": None, "statistics": None}
+    assert r"Not finished & train/x\_y" in report.provenance_table(found)
 
 
 def test_a_run_made_with_other_parameters_counts_as_unfinished(tmp_path):
@@ -304,7 +310,7 @@ def test_the_seeds_mean_and_deviation_are_told_with_their_number():
     found = with_seeds([0.7, 0.8, 0.9], [0.95], 0.25)
     said = report_verification.claim_seeds(found)
     assert "over 3 seeds the light backbone's accuracy is 80.0 $\\pm$ 10.0" in said
-    assert "of the heavy backbone there is one seed" in said
+    assert "the heavy backbone has one seed" in said
     rows = report_verification.results_table(found, "normal").splitlines()
     assert rows[1].endswith(r"& 80.0 $\pm$ 10.0 & 0.900 $\pm$ 0.000 & 3 \\")
 

@@ -20,8 +20,8 @@ def ladder(**aucs) -> dict:
 
 
 def test_the_published_protocol_is_said_to_put_a_model_at_chance_only_if_it_does():
-    assert "released is at chance (AUC 0.503)" in report_studies.claim_reproduced(ladder(published=0.503))
-    assert "released is not at chance (AUC 0.700)" in report_studies.claim_reproduced(ladder(published=0.7))
+    assert "the released model is at chance (AUC 0.503)" in report_studies.claim_reproduced(ladder(published=0.503))
+    assert "the released model is not at chance (AUC 0.700)" in report_studies.claim_reproduced(ladder(published=0.7))
 
 
 def test_defects_are_ordered_by_their_cost_and_those_that_explain_chance_alone_are_named():
@@ -29,7 +29,7 @@ def test_defects_are_ordered_by_their_cost_and_those_that_explain_chance_alone_a
     assert "these cost: random crop 0.460 and low light 0.090." in said
     assert "Random crop is enough to explain a curve at chance." in said
     assert "no flip-test" in said.split("Less than 0.01")[1]
-    assert report_studies.claim_ladder(ladder()) == "No defect alone costs released as much as 0.01 of AUC."
+    assert report_studies.claim_ladder(ladder()) == "No defect alone costs the released model as much as 0.01 of AUC."
 
 
 def test_every_rung_has_a_row_of_words():
