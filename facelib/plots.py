@@ -232,10 +232,12 @@ def score_panels(scores: dict[str, dict[str, dict]]) -> Figure:
                 axis.get_legend().remove()
                 if "threshold" in of[light]:
                     axis.axvline(of[light]["threshold"], color="0.3", linewidth=0.8, linestyle="--")
-            axis.set(xlabel="", ylabel="", yticks=[])
-            if row is axes[0]:
-                axis.set_title(LIGHTS.get(light, light), pad=10)
+            else:
+                axis.set_axis_off()
+            axis.set(xlabel="", ylabel="", yticks=[], xlim=(-1, 1), xticks=(-0.5, 0, 0.5))
         row[0].text(0, 1.02, model, transform=row[0].transAxes, fontsize=6.5)
+    for axis, light in zip(axes[0], lights):
+        axis.set_title(LIGHTS.get(light, light), pad=10)
     figure.supxlabel("cosine", fontsize=7)
     sns.despine(figure, left=True)
     figure.tight_layout(h_pad=0.4, w_pad=0.4)
