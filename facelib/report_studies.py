@@ -251,7 +251,11 @@ def claim_dark(results: dict) -> str:
         aucs = {k: metrics["conditions"][f"{k}/none"]["auc"] for k in metrics["stops"]}
         normal, most = metrics["conditions"]["normal"]["auc"], max(aucs)
         fallen = [k for k in aucs if aucs[k] < normal - 0.01]
-        when = f"loses 0.01 of AUC or more from {fallen[0]} stops on" if fallen else "loses less than 0.01 of AUC"
+        when = (
+            f"loses 0.01 of AUC or more from {fallen[0]} stop{'s' * (fallen[0] != 1)} on"
+            if fallen
+            else "loses less than 0.01 of AUC"
+        )
         subject = "The released model" if model == "released" else label
         sentences.append(f"{subject} {when} ({normal:.3f} in normal light, {aucs[most]:.3f} at {most} stops).")
     return " ".join(sentences)

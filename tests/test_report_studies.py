@@ -82,6 +82,7 @@ def test_the_first_stop_that_costs_a_hundredth_of_auc_is_named():
     said = report_studies.claim_dark(dark({}, {"1/none": 0.945, "2/none": 0.80}))
     assert "from 2 stops on (0.950 in normal light, 0.800 at 2 stops)" in said
     assert "loses less than 0.01 of AUC" in report_studies.claim_dark(dark({}, {}))
+    assert "from 1 stop on" in report_studies.claim_dark(dark({}, {"1/none": 0.90, "2/none": 0.80}))
 
 
 def test_a_repair_brings_back_a_share_of_what_was_lost():
