@@ -3,6 +3,8 @@
 A backbone keeps its colour in every figure, a ratio its dashes, so that the curves can be told apart in grey too.
 """
 
+import math
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 from scipy.stats import norm
 
 from facelib import verification
@@ -178,7 +180,6 @@ def cost_against_accuracy(points: list[dict]) -> Figure:
     interval, "low" and "high". A `published` one, not measured here, is hollow and named by a number instead.
     """
     figure, axes = plt.subplots(2, 2, figsize=(COLUMN, 3.8), sharey=True)
-    figure.subplots_adjust(left=0.14, right=0.99, top=0.99, bottom=0.29, wspace=0.08, hspace=0.36)
     published = [point for point in points if point.get("published")]
     highest = min(0.5, max(1 - point.get("low", point["accuracy"]) for point in points) * 1.3)
     lowest = min(1 - point.get("high", point["accuracy"]) for point in points) / 1.5
@@ -201,7 +202,9 @@ def cost_against_accuracy(points: list[dict]) -> Figure:
         axis.set_yticks(*([1 - a for a in shown], [f"{100 * a:g}" for a in shown]))
         axis.minorticks_off()
         low, high = axis.get_xlim()
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
+        # 1, 2, 5, 10 leave a narrow panel without a number, 1, 10, 100 a wider one.
+        narrow, wide = MaxNLocator(4), LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,))
+        axis.xaxis.set_major_locator(narrow if high < 5 * low else wide)
         axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     for axis in axes[:, 0]:
         axis.set_ylabel("accuracy (%)")
@@ -214,6 +217,8 @@ def cost_against_accuracy(points: list[dict]) -> Figure:
         fill = "none" if point.get("published") else point["color"]
         handles.append(Line2D([], [], linestyle="", markerfacecolor=fill, **style))
     figure.legend(handles=handles, loc="lower center", ncol=2, frameon=False, columnspacing=1, handletextpad=0.2)
+    below = (0.45 + 0.13 * math.ceil(len(handles) / 2)) / 3.8  # the numbers and name of the axes, the legend's lines
+    figure.subplots_adjust(left=0.14, right=0.99, top=0.99, bottom=below, wspace=0.08, hspace=0.36)
     sns.despine(figure)
     return figure
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from facelib.integrity import CHANCE
 from facelib.report_verification import compare
 from facelib.results import run_name
-from facelib.words import join, percent, tex
+from facelib.words import count, join, percent, tex
 
 MOVED = 0.005  # of accuracy: half a point more or less is called a change
 
@@ -49,7 +49,7 @@ def claim_overlap(results: dict) -> str:
         f" {found['lfw']['identities']:,} of the test, by the cosine of their mean embeddings (highest"
         f" {overlap['highest']:.3f}). {overlap['suspects']:,} reach {overlap['threshold']:.3f}, the threshold of single"
         f" pairs. But strangers do: of the test's own identities one in {1 / (1 - CHANCE):.0f} comes nearer than"
-        f" {beyond['threshold']:.3f} to another one. Of the training identities {more:,} come that near, {verdict}"
+        f" {beyond['threshold']:.3f} to another one. Of the training identities {f'{more:,}' if more else 'none'} come that near, {verdict}"
         f" ({expected:.1f} expected)."
     )
 
@@ -89,10 +89,15 @@ def claim_without(results: dict) -> str:
     """Whether the results stand without the suspects."""
     moves = {}
     for label, _, every, left in rows_of(results):
-        moves[tex(label)] = max((found["accuracy"] - every["accuracy"] for found in left.values()), key=abs)
+        found = max(left.values(), key=lambda found: abs(found["accuracy"] - every["accuracy"]))
+        moves[tex(label)] = found["accuracy"] - every["accuracy"], found["pairs"]
     if not moves:
         return ""
-    moved = [f"{label} by {100 * move:+.1f} points" for label, move in moves.items() if abs(move) >= MOVED]
+    moved = [
+        f"{label} by ${100 * move:+.1f}$ points (on the {pairs:,} pairs left)"
+        for label, (move, pairs) in moves.items()
+        if abs(move) >= MOVED
+    ]
     if moved:
         return f"Without suspects the accuracy moves: {join(moved)}."
     return f"Without suspects, of either kind, no accuracy moves by as much as {percent(MOVED)}."
@@ -101,12 +106,14 @@ def claim_without(results: dict) -> str:
 def claim_duplicates(results: dict) -> str:
     """How many photographs are there twice, and under how many wrong labels."""
     found = results["integrity"]["metrics"]["duplicates"]
+    if not any(here[kind] for here in found.values() for kind in ("exact", "near")):
+        return "No photograph is there twice, neither as equal files nor saved again."
     sentences = []
     for place, words in (("train", "within training"), ("lfw", "within the test's folder")):
         here = found[place]
         both = here["exact_of_two_identities"] + here["near_of_two_identities"]
         sentences.append(
-            f"{words} {here['exact']:,} pairs of equal files and {here['near']:,} of one photograph saved again"
+            f"{words} {count(here['exact'], 'pair')} of equal files and {here['near']:,} of one photograph saved again"
             f" ({both:,} of them under two names)"
         )
     sentences.append(f"across both {found['across']['exact']:,} and {found['across']['near']:,}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from facelib import low_light, training_ladder
-from facelib.words import interval_words, join, percent, points, spread, tex
+from facelib.words import count, interval_words, join, percent, points, spread, tex
 
 CHANCE = (0.45, 0.56)  # AUC of what counts as chance here: also where a defect turns a verifier against itself
 # What the rungs are called in the table.
@@ -152,7 +152,7 @@ def values(results: dict) -> dict[str, str]:
     trained = next(iter(results["ladder_train"].values()), None)
     if trained:
         found["ladder.ratio"] = f"{trained['parameters']['ratio']:g}"
-        found["ladder.epochs"] = str(trained["parameters"]["epochs"])
+        found["ladder.epochs"] = count(trained["parameters"]["epochs"], "epoch")
     tested = next(iter(results["ladder_verify"].values()), None)
     if tested:
         found["ladder.tested"] = f"{tested['metrics']['pairs']:,}"
@@ -164,7 +164,7 @@ def values(results: dict) -> dict[str, str]:
         counts = {name: run["metrics"]["down/corrected"]["pairs"] for name, run in results["evaluation_ladder"].items()}
         by_count = {n: [name for name in counts if counts[name] == n] for n in sorted({*counts.values()}, reverse=True)}
         words = [f"{n:,} for {join([tex(name) for name in names])}" for n, names in by_count.items()]
-        found["ladder.pairs"] = join(words)
+        found["ladder.pairs"] = join(words) if len(words) > 1 else f"{max(by_count):,}"
     return found
 
 
@@ -252,12 +252,10 @@ def claim_dark(results: dict) -> str:
         normal, most = metrics["conditions"]["normal"]["auc"], max(aucs)
         fallen = [k for k in aucs if aucs[k] < normal - 0.01]
         when = (
-            f"loses 0.01 of AUC or more from {fallen[0]} stop{'s' * (fallen[0] != 1)} on"
-            if fallen
-            else "loses less than 0.01 of AUC"
+            f"loses 0.01 of AUC or more from {count(fallen[0], 'stop')} on" if fallen else "loses less than 0.01 of AUC"
         )
         subject = "The released model" if model == "released" else label
-        sentences.append(f"{subject} {when} ({normal:.3f} in normal light, {aucs[most]:.3f} at {most} stops).")
+        sentences.append(f"{subject} {when} ({normal:.3f} in normal light, {aucs[most]:.3f} at {count(most, 'stop')}).")
     return " ".join(sentences)
 
 
@@ -273,7 +271,7 @@ def claim_repairs(results: dict) -> str:
         normal, dark = metrics["conditions"]["normal"]["accuracy"], found.pop("none")
         if normal - dark < 0.01:
             sentences.append(
-                f"At {most} stops {in_a_sentence(model, label)} has nothing to be repaired: it loses"
+                f"At {count(most, 'stop')} {in_a_sentence(model, label)} has nothing to be repaired: it loses"
                 f" {points(normal - dark)} points."
             )
             continue
@@ -282,7 +280,7 @@ def claim_repairs(results: dict) -> str:
         words = join([f"{REPAIRS[name]} {percent(share)}" for name, share in found.items()])
         verdict = "brings nothing back" if back <= 0 else f"brings back {100 * min(back, 1):.0f}\\,\\% of what was lost"
         sentences.append(
-            f"At {most} stops {in_a_sentence(model, label)} falls from {percent(normal)} to {percent(dark)} accuracy;"
+            f"At {count(most, 'stop')} {in_a_sentence(model, label)} falls from {percent(normal)} to {percent(dark)} accuracy;"
             f" repaired, it reaches: {words}. The best of them, {REPAIRS[best]}, {verdict}."
         )
     return " ".join(sentences)

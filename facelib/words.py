@@ -14,6 +14,10 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}\\,\\%"
 
 
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def times(ratio: float) -> str:
     return f"{ratio:.1f} times as fast" if ratio >= 1 else f"{1 / ratio:.1f} times as slow"
 

@@ -44,8 +44,15 @@ def test_suspects_beyond_chance_are_held_against_what_chance_gives(beyond, words
 def test_duplicates_under_two_names_are_told():
     said = report_integrity.claim_duplicates(results(two_names=5))
     assert (
-        "within training 1 pairs of equal files and 7 of one photograph saved again (5 of them under two names)" in said
+        "within training 1 pair of equal files and 7 of one photograph saved again (5 of them under two names)" in said
     )
+
+
+def test_no_duplicate_is_one_short_sentence():
+    found = results()
+    for place in found["integrity"]["metrics"]["duplicates"].values():
+        place.update(dict.fromkeys(place, 0))
+    assert report_integrity.claim_duplicates(found).startswith("No photograph is there twice")
 
 
 def with_accuracy(without: float) -> dict:
@@ -60,7 +67,7 @@ def with_accuracy(without: float) -> dict:
 def test_results_without_suspects_stand_beside_those_of_all_pairs():
     row = report_integrity.integrity_table(with_accuracy(0.98))
     assert row == "released & -- & 99.00 & 0.999 & 4,000 & 98.00 & 0.990 & -- & -- & -- \\\\\n"
-    assert "released by -1.0 points" in report_integrity.claim_without(with_accuracy(0.98))
+    assert "released by $-1.0$ points (on the 4,000 pairs left)" in report_integrity.claim_without(with_accuracy(0.98))
     assert "no accuracy moves by as much as 0.5" in report_integrity.claim_without(with_accuracy(0.988))
 
 
