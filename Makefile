@@ -116,10 +116,10 @@ $(CHECKED): $(BUILD)/parameters/lfw.json $(PAIRS) $(RELEASED) $(BUILD)/parameter
 	$(BIN)/python -m facelib.verification $(LFW) $(RELEASED) > $@.partial
 	$(BIN)/python -m facelib.train $(TRAIN_PARAMETERS) >> $@.partial && mv $@.partial $@
 $(TRAIN_LANDMARKS): $(BUILD)/parameters/train_faces.json | $(ENVIRONMENT) $(FLOPS)
-	$(BIN)/python -m facelib.alignment $(TRAIN_FACES) build/landmarks > $@.partial && mv $@.partial $@
+	$(BIN)/python -m facelib.landmarks $(TRAIN_FACES) build/landmarks > $@.partial && mv $@.partial $@
 # After the other: two detectors at once would only share the cores.
 $(LFW_LANDMARKS): $(BUILD)/parameters/lfw.json | $(TRAIN_LANDMARKS) $(ENVIRONMENT)
-	$(BIN)/python -m facelib.alignment $(LFW) build/landmarks > $@.partial && mv $@.partial $@
+	$(BIN)/python -m facelib.landmarks $(LFW) build/landmarks > $@.partial && mv $@.partial $@
 endif
 endif
 
@@ -129,6 +129,11 @@ endif
 test: $(ENVIRONMENT)  ## environment, tests (DATA=... adds those on real faces)
 	@# one thread each: two test processes with two threads each would wait for one another
 	FACELIB_DATA=$(abspath $(DATA)) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+.PHONY: align
+align: $(ENVIRONMENT)  ## aligned 112x112 crops of a folder: make align SOURCE=photos TARGET=data/mine [DETECTOR=viola-jones]
+	@test -n "$(SOURCE)" -a -n "$(TARGET)" || { echo 'From where, and to where? make align SOURCE=photos TARGET=data/mine'; exit 1; }
+	$(BIN)/python -m facelib.alignment "$(SOURCE)" "$(TARGET)" $(DETECTOR)
 
 .PHONY: lab
 lab: $(ENVIRONMENT)  ## JupyterLab, kernel registered, notebooks ready to explore

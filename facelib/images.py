@@ -61,7 +61,7 @@ def images_in(folder: Path) -> list[str]:
     return sorted(
         entry.name
         for entry in os.scandir(folder)
-        if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not hidden(entry.name) and entry.is_file()
+        if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not hidden(entry.name) and not entry.is_dir()
     )
 
 

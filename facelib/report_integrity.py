@@ -49,7 +49,8 @@ def claim_overlap(results: dict) -> str:
         f" {found['lfw']['identities']:,} of the test, by the cosine of their mean embeddings (highest"
         f" {overlap['highest']:.3f}). {overlap['suspects']:,} reach {overlap['threshold']:.3f}, the threshold of single"
         f" pairs. But strangers do: of the test's own identities one in {1 / (1 - CHANCE):.0f} comes nearer than"
-        f" {beyond['threshold']:.3f} to another one. Of the training identities {f'{more:,}' if more else 'none'} come that near, {verdict}"
+        f" {beyond['threshold']:.3f} to another one. Of the training identities {f'{more:,}' if more else 'none'} come"
+        f" that near, {verdict}"
         f" ({expected:.1f} expected)."
     )
 

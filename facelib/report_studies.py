@@ -280,7 +280,7 @@ def claim_repairs(results: dict) -> str:
         words = join([f"{REPAIRS[name]} {percent(share)}" for name, share in found.items()])
         verdict = "brings nothing back" if back <= 0 else f"brings back {100 * min(back, 1):.0f}\\,\\% of what was lost"
         sentences.append(
-            f"At {count(most, 'stop')} {in_a_sentence(model, label)} falls from {percent(normal)} to {percent(dark)} accuracy;"
-            f" repaired, it reaches: {words}. The best of them, {REPAIRS[best]}, {verdict}."
+            f"At {count(most, 'stop')} {in_a_sentence(model, label)} falls from {percent(normal)} to {percent(dark)}"
+            f" accuracy; repaired, it reaches: {words}. The best of them, {REPAIRS[best]}, {verdict}."
         )
     return " ".join(sentences)

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 
-from facelib.alignment import COLUMNS
+from facelib.landmarks import COLUMNS
 from facelib.output import whole_folder
 
 SIZE = 250  # pixels, LFW's image side

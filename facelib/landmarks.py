@@ -1,0 +1,239 @@
+"""The five landmarks of every image of a data set: detected once, kept in one CSV file.
+
+Landmarks are five points (x, y) in pixels, in this order: left eye, right eye, nose tip, left and right corner of
+the mouth, where left is left in the image.
+
+    python -m facelib.landmarks FOLDER CACHE    # detect the faces of FOLDER into CACHE, continuing where it stopped
+"""
+
+import contextlib
+import csv
+import fcntl
+import functools
+import hashlib
+import io
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from facelib.detectors import Detector, create_detector
+from facelib.images import ImageError, lfw_images, list_images, read_image
+
+POINTS = ["left_eye", "right_eye", "nose", "mouth_left", "mouth_right"]
+COLUMNS = ["image", *(f"{point}_{axis}" for point in POINTS for axis in "xy"), "score"]
+SEEN = ["left", "top", "right", "bottom", "width", "height"]  # the face's box and the image's size, in pixels
+BATCH = 16
+LARGEST = 1600  # pixels, of an image's longer side: in a larger one faces are looked for in a shrunken copy
+DIGITS = 12  # of a fingerprint, in hex
+OWN = "landmarks.csv"  # landmarks that came with the images lie under this name in their folder
+
+
+def fingerprint(folder: str | Path, images: list[str] | None = None) -> str:
+    """DIGITS hex digits of SHA-256 over the images' relative names and sizes in bytes: which data set it is."""
+    folder = Path(folder)
+    digest = hashlib.sha256()
+    for image in list_images(folder) if images is None else images:
+        digest.update(f"{image}\t{size_in_bytes(folder / image)}\n".encode())
+    return digest.hexdigest()[:DIGITS]
+
+
+def landmarks_file(folder: str | Path, cache: str | Path) -> Path:
+    """Where the landmarks of this data set are: beside its images if they came with them, else in the cache folder."""
+    own = Path(folder) / OWN
+    return own if own.exists() else Path(cache) / f"landmarks-{Path(folder).name}-{fingerprint(folder)}.csv"
+
+
+def find_landmarks(folder: str | Path, cache: str | Path, device: str = "cpu") -> pd.DataFrame:
+    """Landmarks of every image `<identity>/<file>` of the folder: a table with COLUMNS, indexed by image.
+
+    Images in which no face is found get the data set's median landmarks and score 0: in face data sets the face is
+    where it usually is. Detected once; a killed call continues where it stopped, and a second one waits for the first.
+    Raises ImageError, naming them, if some images can't be read (the others' landmarks are kept), and ValueError
+    if no face is found in any image, or a landmarks file that came with the images does not fit them.
+    """
+    file = landmarks_file(folder, cache)
+    if not file.exists():
+        detect_folder(Path(folder), file, device)
+    return read_landmarks(file, list_images(folder))
+
+
+def read_landmarks(file: Path, images: list[str]) -> pd.DataFrame:
+    """A landmarks file's table. Raises ValueError if it isn't one, or has no row or several for one of the images."""
+    try:
+        table = pd.read_csv(file, keep_default_na=False, dtype=dict.fromkeys(COLUMNS[1:], float) | {"image": str})
+    except (ValueError, pd.errors.ParserError) as error:
+        raise ValueError(f"{file}: not a landmarks file ({error}). Delete it, and faces will be detected.") from None
+    if list(table.columns) != COLUMNS:
+        raise ValueError(f"{file}: not a landmarks file, its columns should be {', '.join(COLUMNS)}. Delete it.")
+    table = table.set_index("image")
+    twice, missing = table.index[table.index.duplicated()], sorted({*images} - {*table.index})
+    for names, what in ((twice, "more than one row"), (missing, "no row")):
+        if len(names):
+            raise ValueError(f"{file}: {what} for {len(names)} of {len(images)} images, {names[0]} for one")
+    return table
+
+
+def detect_folder(folder: Path, file: Path, device: str = "cpu") -> None:
+    """Detect every image of the folder and write the landmarks file.
+
+    Rows gather beside it, in a file named by the folder alone: so they survive a kill, and the mending of an
+    unreadable image, which changes the data set's fingerprint.
+    """
+    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:DIGITS]
+    with rows_file(file.with_name(f"detecting-{folder.name}-{place}.csv")) as rows:
+        if file.exists():  # the process that this one has waited for has made it
+            return
+        images = list_images(folder)
+        table, unreadable = detect(folder, images, rows, device=device)
+        if unreadable:
+            shown = "\n".join([*unreadable.values()][:10])
+            raise ImageError(f"{len(unreadable)} of {len(images)} images can't be read:\n{shown}")
+        finished = file.with_suffix(".partial")
+        with_median(table, folder)[COLUMNS[1:]].to_csv(finished, float_format="%.3f")
+        os.replace(finished, file)
+        os.unlink(rows.name)
+
+
+def with_median(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The table with the median of all faces' landmarks for images without one, in shares of the images' sides.
+
+    Raises ValueError if there is no face in any image.
+    """
+    if (table.score == 0).all():
+        raise ValueError(f"{folder}: no face found in any of {len(table)} images")
+    points, sides = COLUMNS[1:-1], table[["width", "height"] * 5].to_numpy()
+    shares = table[points] / sides
+    faceless = table.score == 0
+    table = table.copy()
+    table.loc[faceless, points] = (shares[~faceless].median().to_numpy() * sides)[faceless]
+    return table
+
+
+@contextlib.contextmanager
+def rows_file(path: Path) -> Iterator[BinaryIO]:
+    """The file of the rows found so far, for this process alone: another one that wants it waits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as rows:
+        try:
+            fcntl.flock(rows, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{path}: another process is detecting these faces. Waiting for it.", flush=True)
+            fcntl.flock(rows, fcntl.LOCK_EX)
+        yield rows
+
+
+def detect(
+    folder: Path, images: list[str], rows: BinaryIO, detector: str = "mtcnn", device: str = "cpu"
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The faces of these images: a table of COLUMNS and SEEN, zeros where there is none, and image -> message of those
+    that can't be read. What is new is appended to `rows` as it comes.
+
+    On a CPU there is a process for each of PyTorch's threads: two detect twice as fast as one of two threads.
+    """
+    sizes = {image: size_in_bytes(folder / image) for image in images}
+    found = {image: row for image, row in read_rows(rows).items() if sizes.get(image) == int(row[-1])}
+    left = [image for image in images if image not in found]
+    batches = [left[start : start + BATCH] for start in range(0, len(left), BATCH)]
+    processes = min(torch.get_num_threads() if device == "cpu" else 1, len(batches))
+    unreadable, text = {}, io.TextIOWrapper(rows, encoding="utf-8", newline="", write_through=True)
+    writer = csv.writer(text)
+    with tqdm(total=len(left), desc=f"faces of {folder.name}", mininterval=5) as bar:
+        for faces, bad in each_batch(folder, batches, detector, device, processes):
+            unreadable |= bad
+            for image, numbers in faces.items():
+                found[image] = [*(f"{number:.3f}" for number in numbers), sizes[image]]
+                writer.writerow([image, *found[image]])
+            rows.flush()
+            bar.update(len(faces) + len(bad))
+    text.detach()
+    table = [[image, *map(float, found[image][:-1])] for image in images if image in found]
+    return pd.DataFrame(table, columns=COLUMNS + SEEN).set_index("image"), unreadable
+
+
+def size_in_bytes(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # a link to nowhere: it is told when it is read
+        return -1
+
+
+def read_rows(rows: BinaryIO) -> dict[str, list[str]]:
+    """Image -> its numbers and size in bytes, as detect writes them; a torn last row is cut off."""
+    rows.seek(0)
+    content = rows.read()
+    whole = content[: content.rfind(b"\n") + 1]
+    rows.truncate(len(whole))
+    table = csv.reader(io.StringIO(whole.decode("utf-8"), newline=""))
+    return {row[0]: row[1:] for row in table if len(row) == len(COLUMNS) + len(SEEN) + 1}
+
+
+def each_batch(folder: Path, batches: list[list[str]], name: str, device: str, processes: int) -> Iterator[tuple]:
+    """detect_batch of each, in their order."""
+    if processes < 2:
+        detector = create_detector(name, device)
+        yield from (detect_batch(detector, folder, batch) for batch in batches)
+        return
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), start_process, (folder, name, device))
+    try:
+        yield from pool.map(detect_in_process, batches)
+    except BrokenProcessPool:
+        raise OSError(f"{folder}: a process that detects faces died, maybe for want of memory. Run it again.") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def start_process(folder: Path, name: str, device: str) -> None:
+    global process
+    torch.set_num_threads(1)
+    process = functools.partial(detect_batch, create_detector(name, device), folder)
+
+
+def detect_in_process(images: list[str]) -> tuple[dict[str, list[float]], dict[str, str]]:
+    return process(images)
+
+
+def detect_batch(detector: Detector, folder: Path, images: list[str]) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Image -> the numbers of its row; and image -> message of those that can't be read."""
+    unreadable, by_size, numbers = {}, {}, {}
+    for image in images:
+        try:
+            picture = read_image(folder / image)
+        except ImageError as error:
+            unreadable[image] = str(error)
+            continue
+        height, width = picture.shape[:2]
+        shrunk = min(1.0, LARGEST / max(height, width))
+        if shrunk < 1:
+            size = max(1, round(width * shrunk)), max(1, round(height * shrunk))
+            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        by_size.setdefault(picture.shape, []).append((image, picture, width, height))
+    for group in by_size.values():
+        for (image, picture, width, height), face in zip(group, detector([picture for _, picture, *_ in group])):
+            scale = np.array([width / picture.shape[1], height / picture.shape[0]])
+            points = np.zeros(10) if face is None else (face.landmarks * scale).ravel()
+            box = np.zeros(4) if face is None else face.box * np.tile(scale, 2)
+            numbers[image] = [*points, 0.0 if face is None else face.score, *box, width, height]
+    return numbers, unreadable
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    try:
+        folder = Path(sys.argv[1])
+        folder = lfw_images(folder) if (folder / "pairs.txt").exists() else folder
+        table = find_landmarks(folder, sys.argv[2], "cuda" if torch.cuda.is_available() else "cpu")
+    except (OSError, ValueError) as error:
+        sys.exit(f"\n{error}")
+    print(f"{folder}: {len(table)} images, no face found in {(table.score == 0).sum()}")
