@@ -6,7 +6,8 @@ uint8; flip, crop and normalisation happen there.
 
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,20 +16,57 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from facelib.alignment import align
 from facelib.images import ImageError, list_identities, list_images, read_image
 from facelib.models import SIZE, normalise
 
 
-class IdentityFolder(Dataset):
+class Images(Dataset):
+    """Items that are decoded one by one. A batch of them is decoded by as many threads as PyTorch has."""
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # decoding leaves Python's lock
+            return [*pool.map(self.__getitem__, indices)]
+
+
+def choose_images(
+    labels: np.ndarray, identities: Sequence[str], ratio: float = 1.0, seed: int = 0, keep_one: bool = False
+) -> np.ndarray:
+    """Which images (N,) of those with these labels (M,) make up a share of each identity's: rising indices.
+
+    `ratio` in (0, 1] keeps floor(n * ratio) of each identity's n images, a choice seeded by `seed` and the identity's
+    name, and nested: the images of ratio 0.1 are among those of 0.25. Identities left with no image keep none, or one
+    if `keep_one`. Raises ValueError, naming the parameter, if fewer than two identities are left.
+    """
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio must be in (0, 1], found {ratio}")
+    counts = np.bincount(labels, minlength=len(identities))
+    kept = np.floor(counts * ratio + 1e-9).astype(int)  # 0.29 * 100 is 28.999999999999996 in floating point
+    kept = np.maximum(kept, np.minimum(counts, 1)) if keep_one else kept
+    if (kept > 0).sum() < 2:
+        raise ValueError(
+            f"ratio {ratio} leaves {(kept > 0).sum()} of {(counts > 0).sum()} identities, but training needs two. The"
+            f" largest has {counts.max()} images: raise ratio, or set keep_one."
+        )
+    by_identity = np.argsort(labels, kind="stable")
+    if (kept < counts).any():
+        chosen = []
+        for identity, images in enumerate(np.split(by_identity, np.cumsum(counts)[:-1])):
+            # Seeded by the name: whatever other identities are there, this one's choice stays.
+            rng = np.random.default_rng([seed, zlib.crc32(identities[identity].encode())])
+            chosen.append(images[rng.permutation(len(images))[: kept[identity]]])
+        by_identity = np.concatenate(chosen)
+    return np.sort(by_identity)
+
+
+class IdentityFolder(Images):
     """Images of an identity folder: item i is (uint8 RGB (3, H, W), label), labels contiguous from 0.
 
-    `ratio` in (0, 1] keeps floor(n * ratio) of each identity's n images, a choice seeded by `seed` and nested: the
-    images of ratio 0.1 are among those of 0.25. Identities left with no image are dropped and counted in `dropped`,
-    as in the published run, or kept with one image if `keep_one`. `available` counts the images of ratio 1.
-    With `landmarks` (facelib.alignment.find_landmarks) items are aligned 112x112 crops, without it whole images.
+    `ratio`, `seed` and `keep_one` choose a share of each identity's images (choose_images). Identities left with no
+    image are dropped and counted in `dropped`, as in the published run. `available` counts the images of ratio 1.
+    With `landmarks` (facelib.landmarks.find_landmarks) items are aligned 112x112 crops, without it whole images.
     Raises ValueError, naming the parameter, if fewer than two identities are left.
     """
 
@@ -40,35 +78,19 @@ class IdentityFolder(Dataset):
         keep_one: bool = False,
         landmarks: pd.DataFrame | None = None,
     ):
-        if not 0 < ratio <= 1:
-            raise ValueError(f"ratio must be in (0, 1], found {ratio}")
         self.folder = Path(folder)
-        by_identity: dict[str, list[str]] = {}
         listed = list_images(folder)
         self.available = len(listed)
-        for image in listed:
-            by_identity.setdefault(image.split("/")[0], []).append(image)
-        self.identities: list[str] = []
-        self.images: list[str] = []
-        labels: list[int] = []
-        for identity, images in by_identity.items():
-            count = math.floor(len(images) * ratio + 1e-9)  # 0.29 * 100 is 28.999999999999996 in floating point
-            count = max(count, 1) if keep_one else count
-            if count == 0:
-                continue
-            # Seeded by the name: whatever other identities are there, this one's choice stays.
-            order = np.random.default_rng([seed, zlib.crc32(identity.encode())]).permutation(len(images))
-            labels += [len(self.identities)] * count
-            self.images += [images[i] for i in sorted(order[:count])]
-            self.identities.append(identity)
+        identities, labels = np.unique([image.split("/")[0] for image in listed], return_inverse=True)
+        try:
+            kept = choose_images(labels, identities, ratio, seed, keep_one)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
+        left, labels = np.unique(labels[kept], return_inverse=True)
+        self.identities = [str(name) for name in identities[left]]
+        self.images = [listed[i] for i in kept]
+        self.labels = torch.from_numpy(labels)
         self.dropped = len(list_identities(folder)) - len(self.identities)
-        if len(self.identities) < 2:
-            most = max(len(images) for images in by_identity.values())
-            raise ValueError(
-                f"{folder}: ratio {ratio} leaves {len(self.identities)} of {len(by_identity)} identities, but training"
-                f" needs two. The largest has {most} images: raise ratio, or set keep_one."
-            )
-        self.labels = torch.tensor(labels)
         self.landmarks = None
         if landmarks is not None:
             self.landmarks = landmarks.loc[self.images].to_numpy(np.float32)[:, :10].reshape(-1, 5, 2)
@@ -167,7 +189,7 @@ def images_of_pairs(folder: str | Path, pairs: Pairs, images: Iterable[str]) -> 
 CROPS = ("aligned", "centre", "random", "resized")
 
 
-class PairImages(Dataset):
+class PairImages(Images):
     """The images of the pairs as crops: item i is (uint8 RGB (3, 112, 112), i). `first` and `second` are (N,) int:
     each pair's two items.
 
@@ -249,11 +271,44 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return normalise(random_flip(centre_crop(images), generator))
 
 
-class Loader:
-    """Batches of (uint8 images, labels) on the device, reshuffled each epoch if `shuffle`, by the seed alone.
+class Order(Sampler):
+    """The indices of each batch: of `length` images, shuffled each epoch anew by (seed, epoch) alone, or in order.
 
-    On CUDA the next batch crosses the bus, uint8 and from pinned memory, on a side stream while the current one is
-    used. On a CPU it is the plain DataLoader.
+    Of several `shards` each takes its own images, equally many: up to shards - 1 are left out, in each epoch others.
+    A last batch of one image is left out where they are shuffled: batch norm can't train on it.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, shuffle: bool = False, seed: int = 0, shard: int = 0, shards: int = 1
+    ):
+        if not 0 <= shard < shards:
+            raise ValueError(f"shard must be in [0, {shards}), found {shard}")
+        self.length, self.batch_size, self.shuffle, self.seed = length, batch_size, shuffle, seed
+        self.shard, self.shards, self.epoch = shard, shards, 0
+        self.count = length // shards if shuffle else len(range(shard, length, shards))
+        if shuffle and self.count % batch_size == 1:
+            self.count -= 1
+
+    def __len__(self) -> int:
+        return math.ceil(self.count / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.arange(self.length)
+        if self.shuffle:
+            np.random.default_rng([self.seed, self.epoch]).shuffle(order)
+        self.epoch += 1
+        mine = order[self.shard :: self.shards][: self.count]
+        for start in range(0, len(mine), self.batch_size):
+            yield mine[start : start + self.batch_size].tolist()
+
+
+class Loader:
+    """Batches of (uint8 images (N, 3, H, W), labels (N,)) on the device.
+
+    `dataset` is an identity folder, a pack or a RecordIO, or any dataset of (uint8 image (3, H, W), label). Shuffled, the
+    order depends on the seed and the epoch alone, whatever `workers`; `order.epoch` is the next epoch's number, from 0.
+    Of `shards` processes each gets images of its own. On CUDA the next batch crosses the bus, uint8 and from pinned
+    memory, on a side stream while the current one is used. On a CPU it is the plain DataLoader.
     """
 
     def __init__(
@@ -264,15 +319,14 @@ class Loader:
         shuffle: bool = False,
         seed: int = 0,
         workers: int = 0,
+        shard: int = 0,
+        shards: int = 1,
     ):
         self.device = torch.device(device)
-        # The order has a generator of its own: workers draw from the DataLoader's and would change it.
-        order = RandomSampler(dataset, generator=torch.Generator().manual_seed(seed)) if shuffle else None
+        self.order = Order(len(dataset), batch_size, shuffle, seed, shard, shards)
         self.batches = DataLoader(
             dataset,
-            batch_size,
-            sampler=order,
-            drop_last=shuffle and len(dataset) % batch_size == 1,  # batch norm can't train on one image
+            batch_sampler=self.order,
             num_workers=workers,
             collate_fn=stack,
             pin_memory=self.device.type == "cuda",
@@ -290,8 +344,13 @@ class Loader:
             raise ImageError(str(error).strip().splitlines()[-1].removeprefix("facelib.images.ImageError: ")) from None
 
 
-def stack(items: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    """Items (image (3, H, W), label) -> ((N, 3, H, W), (N,)). Raises ValueError if the images differ in size."""
+def stack(items: list[tuple[Tensor, int]] | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Items (image (3, H, W), label) -> ((N, 3, H, W), (N,)); what comes as that already is left as it is.
+
+    Raises ValueError if the images differ in size.
+    """
+    if isinstance(items, tuple):
+        return items
     images, labels = zip(*items)
     sizes = {tuple(image.shape[1:]) for image in images}
     if len(sizes) > 1:

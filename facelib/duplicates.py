@@ -14,7 +14,6 @@ black ground. A photograph that is mirrored, or cropped in another frame, is not
 """
 
 import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from facelib.images import ImageError, read_image
+from facelib.images import decode_image, list_images
 
 BITS = 10
 CORRELATION = 0.96
@@ -51,12 +50,7 @@ def read_prints(folder: str | Path, images: list[str]) -> Prints:
     thumbnails = np.empty((len(images), SIDE * SIDE), np.uint8)
     for i, image in enumerate(tqdm(images, desc=f"prints of {folder.name}", mininterval=5)):
         content = (folder / image).read_bytes()
-        try:
-            grey = cv2.cvtColor(read_image(io.BytesIO(content)), cv2.COLOR_RGB2GRAY)
-        except ImageError as error:
-            raise ImageError(
-                f"{folder / image}: not a readable image ({error.__cause__}). Replace or delete the file."
-            ) from error
+        grey = cv2.cvtColor(decode_image(content, folder / image), cv2.COLOR_RGB2GRAY)
         digest.append(hashlib.sha256(content).hexdigest())
         hashes[i] = difference_hash(grey)
         thumbnails[i] = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()

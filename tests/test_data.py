@@ -9,9 +9,20 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from facelib.alignment import COLUMNS, TEMPLATE
-from facelib.data import IdentityFolder, Loader, PairImages, augment, centre_crop, prefetch, random_flip, read_pairs
+from facelib.data import (
+    IdentityFolder,
+    Loader,
+    PairImages,
+    augment,
+    centre_crop,
+    choose_images,
+    prefetch,
+    random_flip,
+    read_pairs,
+)
+from facelib.detectors import TEMPLATE
 from facelib.images import ImageError
+from facelib.landmarks import COLUMNS
 
 
 def identity_folder(folder, **counts: int):
@@ -46,6 +57,15 @@ def test_items_are_uint8_rgb_images_with_labels_contiguous_from_0(tmp_path):
         image, label = data[i]
         assert image.dtype == torch.uint8 and label == data.labels[i]
         assert np.array_equal(image, expected.transpose(2, 0, 1))
+
+
+def test_a_share_is_chosen_whatever_the_order_of_the_images():
+    """By label: images 0, 2, 4, 6 are of identity 1, the others of 0. Of each identity the same of its images."""
+    labels = np.array([1, 0] * 4)
+    mixed, sorted_ = choose_images(labels, ["a", "b"], 0.5), choose_images(np.sort(labels), ["a", "b"], 0.5)
+    assert (np.diff(mixed) > 0).all() and np.bincount(labels[mixed]).tolist() == [2, 2]
+    of_a, of_b = mixed[labels[mixed] == 0] // 2, mixed[labels[mixed] == 1] // 2
+    assert np.concatenate([of_a, of_b + 4]).tolist() == sorted_.tolist()
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.25, 0.29, 0.5, 0.99, 1.0])
@@ -364,6 +384,45 @@ def test_workers_do_not_change_the_order_of_any_epoch():
         loader = Loader(Numbers(20), 8, shuffle=True, seed=3, workers=workers)
         orders.append([epoch(loader) for _ in range(3)])
     assert orders[0] == orders[1]
+
+
+def test_an_epochs_order_depends_on_its_number_not_on_those_before():
+    one, other = (Loader(Numbers(30), 8, shuffle=True) for _ in range(2))
+    third = [epoch(one) for _ in range(3)][2]
+    other.order.epoch = 2
+    assert epoch(other) == third
+
+
+@pytest.mark.parametrize("n, shards", [(20, 1), (20, 3), (7, 4), (24, 2)])
+def test_shards_have_no_image_in_common_and_are_equally_many(n, shards):
+    orders = [Loader(Numbers(n), 2, shuffle=True, shard=k, shards=shards) for k in range(shards)]
+    for _ in range(2):
+        batches = [epoch(loader) for loader in orders]
+        seen = [i for order in batches for batch in order for i in batch]
+        assert len({*seen}) == len(seen) >= n - 2 * shards
+        assert len({len(order) for order in batches}) == 1
+
+
+def test_in_order_shards_leave_no_image_out():
+    seen = [i for k in range(3) for batch in epoch(Loader(Numbers(20), 4, shard=k, shards=3)) for i in batch]
+    assert sorted(seen) == list(range(20))
+
+
+def test_a_shard_that_is_none_of_them_is_refused():
+    with pytest.raises(ValueError, match=r"shard must be in \[0, 2\), found 2"):
+        Loader(Numbers(9), 2, shard=2, shards=2)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_batch_is_the_same_by_any_number_of_threads(tmp_path, monkeypatch, threads):
+    for i in range(11):
+        (tmp_path / f"{i % 2}").mkdir(exist_ok=True)
+        Image.new("RGB", (6, 5), (i, 0, 0)).save(tmp_path / f"{i % 2}" / f"{i}.png")
+    expected = [IdentityFolder(tmp_path)[i] for i in range(11)]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    ((images, labels),) = Loader(IdentityFolder(tmp_path), 11)
+    assert torch.equal(images, torch.stack([image for image, _ in expected]))
+    assert labels.tolist() == [label for _, label in expected]
 
 
 @pytest.mark.parametrize("n, batches", [(9, [4, 4]), (10, [4, 4, 2]), (8, [4, 4]), (5, [4])])

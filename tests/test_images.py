@@ -110,6 +110,18 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     assert np.array_equal(read_image(tmp_path / "a.png"), UPRIGHT[orientation](pixels))
 
 
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}, {"quality": 30}])
+def test_a_jpegs_pixels_are_those_that_pillow_decodes(tmp_path, mode, options, orientation):
+    noise = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(noise).resize((140, 90)).convert(mode).save(tmp_path / "a.jpg", exif=exif, **options)
+    with Image.open(tmp_path / "a.jpg") as stored:
+        assert np.array_equal(read_image(tmp_path / "a.jpg"), UPRIGHT[orientation](np.array(stored.convert("RGB"))))
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "bmp", "webp", "ppm", "tiff"])
 def test_other_formats_are_read(tmp_path, suffix):
     two_colours().save(tmp_path / f"a.{suffix}")
@@ -133,6 +145,14 @@ def test_a_file_that_is_no_whole_image_is_refused_by_name(tmp_path, content):
     with pytest.raises(ImageError, match="the one.jpg") as refused:
         read_image(tmp_path / "the one.jpg")
     assert str(tmp_path / "the one.jpg") in str(refused.value)
+
+
+def test_every_truncation_of_a_jpeg_is_refused(tmp_path):
+    whole = jpeg(two_colours())
+    for length in range(len(whole) - 2):
+        (tmp_path / "a.jpg").write_bytes(whole[:length])
+        with pytest.raises(ImageError):
+            read_image(tmp_path / "a.jpg")
 
 
 def test_every_truncation_of_a_png_before_its_last_chunk_is_refused(tmp_path):
