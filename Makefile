@@ -130,6 +130,10 @@ test: $(ENVIRONMENT)  ## environment, tests (DATA=... adds those on real faces)
 	@# one thread each: two test processes with two threads each would wait for one another
 	FACELIB_DATA=$(abspath $(DATA)) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
+.PHONY: data-lfw
+data-lfw: $(ENVIRONMENT)  ## LFW, fetched by scikit-learn into DATA/lfw
+	$(BIN)/python -m facelib.fetch_lfw $(DATA)
+
 .PHONY: align
 align: $(ENVIRONMENT)  ## aligned 112x112 crops of a folder: make align SOURCE=photos TARGET=data/mine [DETECTOR=viola-jones]
 	@test -n "$(SOURCE)" -a -n "$(TARGET)" || { echo 'From where, and to where? make align SOURCE=photos TARGET=data/mine'; exit 1; }

@@ -48,23 +48,22 @@ def fingerprint(folder: str | Path, images: list[str] | None = None) -> str:
     return digest.hexdigest()[:DIGITS]
 
 
-def landmarks_file(folder: str | Path, cache: str | Path) -> Path:
-    """Where the landmarks of this data set are: beside its images if they came with them, else in the cache folder."""
-    own = Path(folder) / OWN
-    return own if own.exists() else Path(cache) / f"landmarks-{Path(folder).name}-{fingerprint(folder)}.csv"
-
-
-def find_landmarks(folder: str | Path, cache: str | Path, device: str = "cpu") -> pd.DataFrame:
+def find_landmarks(folder: str | Path, cache: str | Path, device: str = "cpu", detector: str = "") -> pd.DataFrame:
     """Landmarks of every image `<identity>/<file>` of the folder: a table with COLUMNS, indexed by image.
 
-    Images in which no face is found get the data set's median landmarks and score 0: in face data sets the face is
+    They are those that came with the images, in their folder's landmarks.csv, or, where there are none or a detector
+    of facelib.detectors is named, detected (by MTCNN unless named) and kept in the folder `cache`. Images in which no face is found get the data set's median landmarks and score 0: in face data sets the face is
     where it usually is. Detected once; a killed call continues where it stopped, and a second one waits for the first.
     Raises ImageError, naming them, if some images can't be read (the others' landmarks are kept), and ValueError
     if no face is found in any image, or a landmarks file that came with the images does not fit them.
     """
-    file = landmarks_file(folder, cache)
+    folder = Path(folder)
+    file = folder / OWN
+    if detector or not file.exists():
+        kind = "" if detector in ("", "mtcnn") else f"{detector}-"
+        file = Path(cache) / f"landmarks-{kind}{folder.name}-{fingerprint(folder)}.csv"
     if not file.exists():
-        detect_folder(Path(folder), file, device)
+        detect_folder(folder, file, detector or "mtcnn", device)
     return read_landmarks(file, list_images(folder))
 
 
@@ -84,18 +83,18 @@ def read_landmarks(file: Path, images: list[str]) -> pd.DataFrame:
     return table
 
 
-def detect_folder(folder: Path, file: Path, device: str = "cpu") -> None:
+def detect_folder(folder: Path, file: Path, detector: str = "mtcnn", device: str = "cpu") -> None:
     """Detect every image of the folder and write the landmarks file.
 
-    Rows gather beside it, in a file named by the folder alone: so they survive a kill, and the mending of an
+    Rows gather beside it, in a file named by folder and detector alone: so they survive a kill, and the mending of an
     unreadable image, which changes the data set's fingerprint.
     """
     place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:DIGITS]
-    with rows_file(file.with_name(f"detecting-{folder.name}-{place}.csv")) as rows:
+    with rows_file(file.with_name(f"detecting-{detector}-{folder.name}-{place}.csv")) as rows:
         if file.exists():  # the process that this one has waited for has made it
             return
         images = list_images(folder)
-        table, unreadable = detect(folder, images, rows, device=device)
+        table, unreadable = detect(folder, images, rows, detector, device)
         if unreadable:
             shown = "\n".join([*unreadable.values()][:10])
             raise ImageError(f"{len(unreadable)} of {len(images)} images can't be read:\n{shown}")
@@ -134,7 +133,7 @@ def rows_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def detect(
-    folder: Path, images: list[str], rows: BinaryIO, detector: str = "mtcnn", device: str = "cpu"
+    folder: Path, images: list[str], rows: BinaryIO, detector: str, device: str = "cpu"
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """The faces of these images: a table of COLUMNS and SEEN, zeros where there is none, and image -> message of those
     that can't be read. What is new is appended to `rows` as it comes.

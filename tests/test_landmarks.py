@@ -38,6 +38,7 @@ class Fake:
 @pytest.fixture
 def fake(monkeypatch):
     monkeypatch.setattr(landmarks, "create_detector", Fake)
+    monkeypatch.setattr(landmarks.torch, "get_num_threads", lambda: 1)  # in this process, where Fake is known
     monkeypatch.setattr(Fake, "seen", [])
     monkeypatch.setattr(Fake, "patience", 10**9)
     return Fake
