@@ -1,6 +1,6 @@
 """Fetch LFW's funneled images and its pairs files with scikit-learn, which checks what it downloads.
 
-    python -m facelib.fetch_lfw DATA    # into DATA/lfw
+python -m facelib.fetch_lfw DATA    # into DATA/lfw
 """
 
 import sys

@@ -28,7 +28,9 @@ MODELS = (".onnx", ".pth", ".pt")
 # The module whose code, with all that it imports, decides what comes out of a notebook's run...
 MODULE_OF = {"flops": "flops", "train": "train", "verify": "verification", "statistics": "statistics"}
 MODULE_OF |= {"evaluation_ladder": "evaluation_ladder", "low_light": "low_light_study", "integrity": "integrity"}
-FOR_STATISTICS = ("verify", "evaluation_ladder", "low_light", "integrity")  # notebooks whose results these take up
+MODULE_OF |= {"detectors": "detector_study"}
+# Notebooks whose results the statistics take up.
+FOR_STATISTICS = ("verify", "evaluation_ladder", "low_light", "detectors", "integrity")
 RECORDS = {"output", "provenance"}  # ... but for those that only write it down
 # What insightface packs beside its embedders: detectors, landmarks, attributes.
 NOT_EMBEDDERS = ("det_", "scrfd", "1k3d68", "2d106det", "genderage")
@@ -153,6 +155,14 @@ def plan(name: str, profile: dict, data: Path) -> dict:
         "parameters": {"model": models[eyes], "train": faces, "lfw": lfw, "output": f"{build}/integrity"},
         "needs": ["$(TRAIN_LANDMARKS)", *needs_of(eyes, models[eyes])],
     }
+    if studies:
+        released = eyes == "released"
+        runs[f"detectors/{eyes}"] = {
+            "notebook": "detectors",
+            "parameters": {"model": models[eyes], "lfw": lfw, "output": f"{build}/detectors/{eyes}"}
+            | {"folds": 0 if released else studies["folds"], "flip": released or profile["verify"]["flip"]},
+            "needs": needs_of(eyes, models[eyes]),
+        }
     runs["statistics"] = {
         "notebook": "statistics",
         "parameters": {"results": build, "output": f"{build}/statistics"},

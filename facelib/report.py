@@ -14,6 +14,7 @@ from facelib import (
     low_light,
     models,
     protocol,
+    report_alignment,
     report_answer,
     report_cost,
     report_integrity,
@@ -49,7 +50,8 @@ def values(results: dict) -> dict[str, str]:
         "left.out": " ".join(tex(sentence) for sentence in plan["left_out"]),
         "claim.unfinished": claim_unfinished(results["unfinished"]),
     }
-    for part in (report_training, report_cost, report_verification, report_integrity, report_studies, report_answer):
+    parts = (report_training, report_cost, report_verification, report_integrity, report_studies, report_alignment)
+    for part in (*parts, report_answer):
         found |= part.values(results)
     return found
 
@@ -118,6 +120,7 @@ def write(results: dict, output: Path) -> None:
         (output / f"table_{light}_light.tex").write_text(report_verification.results_table(results, light))
     (output / "table_calibration.tex").write_text(report_verification.calibration_table(results))
     (output / "table_integrity.tex").write_text(report_integrity.integrity_table(results))
+    (output / "table_detectors.tex").write_text(report_alignment.detector_table(results))
     for name, rows in report_studies.tables(results).items():
         (output / f"{name}.tex").write_text(rows)
     (output / "table_provenance.tex").write_text(provenance_table(results))
@@ -129,6 +132,7 @@ def write(results: dict, output: Path) -> None:
         "laddertrained": bool(results["ladder_train"]) and bool(results["ladder_verify"]),
         "dark": bool(results["low_light"]),
         "integrity": results["integrity"] is not None,
+        "detectors": bool(results["detectors"]),
         "calibrated": bool(report_verification.calibrations(results)),
         "preview": bool(results["unfinished"]),
     }.items():

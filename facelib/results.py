@@ -19,6 +19,7 @@ KINDS = (
     "more_verify",
     "evaluation_ladder",
     "low_light",
+    "detectors",
 )
 
 

@@ -4,7 +4,7 @@ Computed from the scores that the verifications left, apart from them: another s
 leaves one folder:
 
     parameters.json     resamples and seed
-    metrics.json        for each verification, rung of a ladder and condition of light its errors and intervals; for
+    metrics.json        for each verification, rung of a ladder, condition of light and detector its errors and intervals; for
                         each ratio and light the comparison of the backbones, for each rung on the same pairs as the
                         corrected protocol that with it; for each verification how its thresholds hold across folds, and
                         its measures without the identities that facelib.integrity suspects
@@ -29,7 +29,7 @@ from facelib.verification import FAR, lowest_far, measures, right_decisions
 from facelib.weighted_pairs import WeightedPairs
 
 FILES = ("metrics.json", "parameters.json", "bands.npz", "environment.json")
-STUDIES = ("evaluation_ladder", "low_light")
+STUDIES = ("evaluation_ladder", "low_light", "detectors")
 GRID = np.linspace(0.005, 1, 200)  # FAR of the ROC, recall of the precision-recall curve
 
 

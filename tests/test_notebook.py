@@ -79,7 +79,11 @@ def test_a_failed_notebook_leaves_no_copy_that_passes_for_finished_and_tells_the
 
 
 # flops as it stands takes a minute: see test_make. So do the studies, but for few pairs and little light.
-SHORT = {"evaluation_ladder": ["folds=2", "flip=false"], "low_light": ["folds=2", "most_stops=0"]}
+SHORT = {
+    "evaluation_ladder": ["folds=2", "flip=false"],
+    "low_light": ["folds=2", "most_stops=0"],
+    "detectors": ["folds=2"],
+}
 
 
 @pytest.mark.parametrize("name", ["train", "verify", "explore", "integrity", "statistics", "figures", *SHORT])

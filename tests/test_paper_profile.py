@@ -11,7 +11,17 @@ import subprocess
 
 import torch
 
-from facelib import ROOT, evaluation_ladder, flops, integrity, low_light_study, profiles, statistics, synthetic
+from facelib import (
+    ROOT,
+    detector_study,
+    evaluation_ladder,
+    flops,
+    integrity,
+    low_light_study,
+    profiles,
+    statistics,
+    synthetic,
+)
 from facelib.models import create_model
 from facelib.notebook import run_notebook
 from facelib.protocol import Protocol
@@ -48,7 +58,7 @@ def test_every_run_of_the_paper_profile_ends_in_the_report(tmp_path):
     steps = {"flops": flops.measure, "train": lambda **given: train(Config(**given))}
     steps["verify"] = lambda model, lfw, output, **protocol: verify(model, lfw, output, Protocol(**protocol))
     steps |= {"evaluation_ladder": evaluation_ladder.climb, "low_light": low_light_study.study}
-    steps["integrity"] = integrity.check
+    steps |= {"integrity": integrity.check, "detectors": detector_study.study}
     steps["statistics"] = statistics.summarise
     for run in plan["runs"].values():
         run["parameters"]["output"] = str(tmp_path / run["parameters"]["output"])
