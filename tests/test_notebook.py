@@ -83,6 +83,7 @@ SHORT = {
     "evaluation_ladder": ["folds=2", "flip=false"],
     "low_light": ["folds=2", "most_stops=0"],
     "detectors": ["folds=2"],
+    "data": [],
 }
 
 
