@@ -36,16 +36,23 @@ def whole_folder(output: str | Path, files: tuple[str, ...] = (), reserve: int =
         yield partial
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-        if full or os.strerror(errno.ENOSPC) in str(error):  # safetensors has an error of its own, without a number
-            room = f" ({reserve / 1e6:.0f} MB are needed)" if reserve else ""
-            raise OSError(f"{output}: no space left on the disk{room}. Make room and run it again.") from error
+        if full := no_space(output, error, reserve):
+            raise full from error
         raise
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():
         output.rename(old)
     partial.rename(output)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def no_space(output: Path, error: Exception, reserve: int = 0) -> OSError | None:
+    """What to raise, naming the output, for an error that means a full disk or quota; None for any other error."""
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+    if full or os.strerror(errno.ENOSPC) in str(error):  # safetensors has an error of its own, without a number
+        room = f" ({reserve / 1e6:.0f} MB are needed)" if reserve else ""
+        return OSError(f"{output}: no space left on the disk{room}. Make room and run it again.")
+    return None
 
 
 def write_json(file: Path, content: dict) -> None:
