@@ -340,14 +340,16 @@ class Loader:
     def __iter__(self):
         try:
             yield from prefetch(self.batches, self.device) if self.device.type == "cuda" else self.batches
-        except ImageError as error:  # from a worker process its message is the whole traceback, the sentence last
-            raise ImageError(str(error).strip().splitlines()[-1].removeprefix("facelib.images.ImageError: ")) from None
+        except ValueError as error:  # from a worker process its message is the whole traceback, the sentence last
+            kind = ImageError if isinstance(error, ImageError) else ValueError
+            sentence = str(error).strip().splitlines()[-1]
+            raise kind(sentence.removeprefix("facelib.images.ImageError: ").removeprefix("ValueError: ")) from None
 
 
 def stack(items: list[tuple[Tensor, int]] | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Items (image (3, H, W), label) -> ((N, 3, H, W), (N,)); what comes as that already is left as it is.
+    """Items (image (3, H, W), label) -> ((N, 3, H, W), (N,)). Raises ValueError if the images differ in size.
 
-    Raises ValueError if the images differ in size.
+    A batch, images and labels, that the data set itself gathered stays as it is.
     """
     if isinstance(items, tuple):
         return items

@@ -83,11 +83,10 @@ SHORT = {
     "evaluation_ladder": ["folds=2", "flip=false"],
     "low_light": ["folds=2", "most_stops=0"],
     "detectors": ["folds=2"],
-    "data": [],
 }
 
 
-@pytest.mark.parametrize("name", ["train", "verify", "explore", "integrity", "statistics", "figures", *SHORT])
+@pytest.mark.parametrize("name", ["train", "verify", "explore", "integrity", "statistics", "figures", "data", *SHORT])
 def test_a_notebook_runs_as_it_stands_with_no_data_present(name, checkout):
     command = [sys.executable, "-m", "facelib.notebook", name, f"build/run/{name}.ipynb", *SHORT.get(name, [])]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
