@@ -23,10 +23,12 @@ from safetensors.numpy import save_file
 from torch.utils.data import Dataset
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
-from facelib.alignment import COLUMNS, TEMPLATE
+from facelib.detectors import TEMPLATE
 from facelib.data import IdentityFolder, Loader
 from facelib.images import ImageError
-from facelib.pack import Pack, pack
+from facelib.landmarks import COLUMNS
+from facelib.pack import Pack
+from facelib.write_pack import pack
 
 NAMES = ["Ann Lee", "José", "李小龙", "z"]
 
