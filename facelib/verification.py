@@ -58,8 +58,10 @@ def embed_images(
 
 def pair_scores(embeddings: Tensor, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Cosine (P,) float64 of the pairs of unit-length embeddings (N, D) with indices first and second (P,)."""
-    embeddings = embeddings.double().numpy()
-    return (embeddings[first] * embeddings[second]).sum(1)
+    embeddings = embeddings.numpy()
+    parts = [slice(start, start + 512) for start in range(0, len(first), 512)]  # a part stays in a processor's cache
+    products = [np.einsum("pd,pd->p", embeddings[first[p]], embeddings[second[p]], dtype=np.float64) for p in parts]
+    return np.concatenate(products)
 
 
 def thresholds_between(rising: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
