@@ -28,7 +28,7 @@ MODELS = (".onnx", ".pth", ".pt")
 # The module whose code, with all that it imports, decides what comes out of a notebook's run...
 MODULE_OF = {"flops": "flops", "train": "train", "verify": "verification", "statistics": "statistics"}
 MODULE_OF |= {"evaluation_ladder": "evaluation_ladder", "low_light": "low_light_study", "integrity": "integrity"}
-MODULE_OF |= {"detectors": "detector_study"}
+MODULE_OF |= {"detectors": "detector_study", "data": "data_summary"}
 # Notebooks whose results the statistics take up.
 FOR_STATISTICS = ("verify", "evaluation_ladder", "low_light", "detectors", "integrity")
 RECORDS = {"output", "provenance"}  # ... but for those that only write it down
@@ -155,6 +155,11 @@ def plan(name: str, profile: dict, data: Path) -> dict:
         "parameters": {"model": models[eyes], "train": faces, "lfw": lfw, "output": f"{build}/integrity"},
         "needs": ["$(TRAIN_LANDMARKS)", *needs_of(eyes, models[eyes])],
     }
+    runs["data"] = {
+        "notebook": "data",  # the integrity check looks for the duplicates
+        "parameters": {"train": faces, "test": lfw, "duplicates": False, "output": f"{build}/data"},
+        "needs": ["$(TRAIN_LANDMARKS)", "$(LFW_LANDMARKS)"],
+    }
     if studies:
         released = eyes == "released"
         runs[f"detectors/{eyes}"] = {
@@ -244,7 +249,7 @@ def makefile(plan: dict) -> str:
     # Speed is measured with all cores, before any other run takes one. What is wrong with the test data should be told
     # before anything is trained.
     before = {"flops": "$(CHECKED)", "train": "$(FLOPS) $(LFW_LANDMARKS)", "statistics": ""}
-    before |= dict.fromkeys(FOR_STATISTICS, "$(FLOPS)")
+    before |= dict.fromkeys((*FOR_STATISTICS, "data"), "$(FLOPS)")
     for name, run in plan["runs"].items():
         notebook = run["notebook"]
         copy, parameters = f"{build}/notebooks/{name}.ipynb", f"{build}/parameters/{name}.json"

@@ -17,6 +17,7 @@ from facelib import (
     report_alignment,
     report_answer,
     report_cost,
+    report_data,
     report_integrity,
     report_studies,
     report_training,
@@ -27,6 +28,7 @@ from facelib.words import join, tex
 FIGURES = ("block", "architectures", "precision_recall", "roc", "released_precision_recall", "released_roc")
 FIGURES += ("auc_against_ratio", "loss", "ladder", "published_precision_recall", "published_roc")
 FIGURES += ("det", "scores", "similarity", "cost_against_accuracy")
+FIGURES += ("data", "contact_sheet")
 FIGURES += ("low_light_example", "low_light_auc", "low_light_accuracy", "repairs")
 
 
@@ -50,8 +52,8 @@ def values(results: dict) -> dict[str, str]:
         "left.out": " ".join(tex(sentence) for sentence in plan["left_out"]),
         "claim.unfinished": claim_unfinished(results["unfinished"]),
     }
-    parts = (report_training, report_cost, report_verification, report_integrity, report_studies, report_alignment)
-    for part in (*parts, report_answer):
+    parts = (report_data, report_training, report_cost, report_verification, report_integrity, report_studies)
+    for part in (*parts, report_alignment, report_answer):
         found |= part.values(results)
     return found
 
@@ -132,6 +134,7 @@ def write(results: dict, output: Path) -> None:
         "laddertrained": bool(results["ladder_train"]) and bool(results["ladder_verify"]),
         "dark": bool(results["low_light"]),
         "integrity": results["integrity"] is not None,
+        "data": results["data"] is not None,
         "detectors": bool(results["detectors"]),
         "calibrated": bool(report_verification.calibrations(results)),
         "preview": bool(results["unfinished"]),

@@ -31,7 +31,7 @@ def load_results(build: Path) -> dict:
     The unfinished ones are listed. A run that was made with other parameters than the plan's counts as unfinished.
     """
     plan = json.loads((build / "plan.json").read_text())
-    results = {"plan": plan, "flops": None, "statistics": None, "integrity": None, "unfinished": []}
+    results = {"plan": plan, "flops": None, "statistics": None, "integrity": None, "data": None, "unfinished": []}
     results |= {kind: {} for kind in KINDS}
     for name, run in plan["runs"].items():
         folder = Path(run["parameters"]["output"])
@@ -44,6 +44,9 @@ def load_results(build: Path) -> dict:
         apart = "ladder_" if key.startswith(LADDER) else "more_" if re.search(rf"{SEED}\d+(-|$)", key) else ""
         if kind == "flops":
             results["flops"] = found
+        elif kind == "data":
+            table = pd.read_csv(folder / "images.csv", dtype={"identity": str, "image": str}, keep_default_na=False)
+            results["data"] = found | {"images": table}
         elif kind == "integrity":
             with np.load(folder / "similarity.npz", allow_pickle=False) as arrays:
                 results["integrity"] = found | {name: arrays[name] for name in ("cosine", "chance")}

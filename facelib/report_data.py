@@ -1,0 +1,37 @@
+"""What facelib.data_summary found, in words."""
+
+from facelib.words import percent
+
+NAMES = {"train": "The training faces", "test": "The test's folder"}
+
+
+def values(results: dict) -> dict[str, str]:
+    """The claim on the data: key -> LaTeX; nothing before the summary has run."""
+    if results["data"] is None:
+        return {}
+    metrics = results["data"]["metrics"]
+    sentences = [claim(NAMES[name], of) for name, of in metrics.items()]
+    return {"claim.data": " ".join([*sentences, claim_light(metrics)])}
+
+
+def claim(name: str, found: dict) -> str:
+    """How many images of whom, how large, and in how many of them there is a face."""
+    each, (width, height) = found["images_per_identity"], found["commonest_size"]
+    size = "all of" if found["sizes"] == 1 else f"of {found['sizes']:,} sizes, mostly"
+    sentence = (
+        f"{name} are {found['images']:,} images of {found['identities']:,} identities, {each['least']:,} to"
+        f" {each['most']:,} of each (median {each['median']:g}), {size} {width} $\\times$ {height} pixels."
+    )
+    share = found["faces_found"] / found["images"]
+    return sentence if share == 1 else sentence + f" In {percent(1 - share)} of them no face is found."
+
+
+def claim_light(metrics: dict) -> str:
+    """Whether training and test differ in light: by the medians, against the training's spread."""
+    train, test = (metrics[name]["brightness"] for name in ("train", "test"))
+    inside = train["0.05"] <= test["0.5"] <= train["0.95"]
+    verdict = "within" if inside else "outside"
+    return (
+        f"The test's median brightness, {test['0.5']:.0f} of 255, lies {verdict} the range of nine tenths of the training"
+        f" crops, {train['0.05']:.0f} to {train['0.95']:.0f}."
+    )
