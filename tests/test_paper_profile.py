@@ -13,6 +13,7 @@ import torch
 
 from facelib import (
     ROOT,
+    data_summary,
     detector_study,
     evaluation_ladder,
     flops,
@@ -59,6 +60,7 @@ def test_every_run_of_the_paper_profile_ends_in_the_report(tmp_path):
     steps["verify"] = lambda model, lfw, output, **protocol: verify(model, lfw, output, Protocol(**protocol))
     steps |= {"evaluation_ladder": evaluation_ladder.climb, "low_light": low_light_study.study}
     steps |= {"integrity": integrity.check, "detectors": detector_study.study}
+    steps["data"] = lambda train, test, output, duplicates: data_summary.summarise(train, test, output)
     steps["statistics"] = statistics.summarise
     for run in plan["runs"].values():
         run["parameters"]["output"] = str(tmp_path / run["parameters"]["output"])
