@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from facelib.images import decode_image, list_images
+from facelib.images import decode_image
 
 BITS = 10
 CORRELATION = 0.96

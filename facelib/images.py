@@ -30,10 +30,11 @@ def read_image(path: str | Path) -> np.ndarray:
     return decode_image(content, path)
 
 
-def decode_image(content: bytes, name: str | Path) -> np.ndarray:
-    """read_image of a file's content. `name` is what an error calls it."""
+def decode_image(content: bytes, name: str | Path, mend: str = "Replace or delete the file.") -> np.ndarray:
+    """read_image of what a file holds. Its ImageError calls the image by this name; `mend` says what to do then."""
+    file = io.BytesIO(content)
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(file) as image:
             # OpenCV decodes the usual JPEG to the same pixels in 0.6 of the time. A truncated one it would fill up with
             # grey and say nothing, so that is left to Pillow.
             if image.format == "JPEG" and image.mode in ("RGB", "L") and content.endswith(END_OF_JPEG):
@@ -49,7 +50,8 @@ def decode_image(content: bytes, name: str | Path) -> np.ndarray:
                 return np.repeat(grey[:, :, None], 3, axis=2)
             return np.array(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{name}: not a readable image ({error}). Replace or delete the file.") from error
+        reason = str(error).replace(f" {file!r}", "")  # its name for Pillow, an address in memory
+        raise ImageError(f"{name}: not a readable image ({reason}). {mend}") from error
 
 
 def list_images(folder: str | Path) -> list[str]:
