@@ -107,7 +107,10 @@ class IdentityFolder(Images):
 
 @dataclass
 class Pairs:
-    """N pairs of images. `first` and `second` are names `<identity>/<identity>_<nnnn>`, `genuine` and `fold` (N,)."""
+    """N pairs of images. `first` and `second` are names `<identity>/<identity>_<nnnn>`, `genuine` and `fold` (N,).
+
+    Without a `/` where it isn't known who they show: facelib.verification_bin.
+    """
 
     first: list[str]
     second: list[str]

@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from facelib import alignment, provenance
+from facelib.data import PairImages
 from facelib.images import list_images
 from facelib.models import choose_device, load_embedder
 from facelib.output import whole_folder, write_json
@@ -97,7 +98,8 @@ def climb(
             embedded = replace(protocol, threshold=Protocol.threshold)
             if embedded not in scored:
                 _, listed = find_pairs(lfw, protocol.pairs, protocol.folds)
-                scored[embedded] = listed, score_pairs(embedder, images, listed, protocol, landmarks, seed)[0]
+                crops = PairImages(images, listed, landmarks, protocol.crop, seed)
+                scored[embedded] = listed, score_pairs(embedder, crops, protocol)
             listed, scores = scored[embedded]
             metrics[name] = protocol_measures(scores, listed, protocol)
             of = {"score": scores, "genuine": listed.genuine, "fold": listed.fold}

@@ -17,14 +17,22 @@ import sklearn.manifold
 import torch
 from torch import Tensor
 
-from facelib import alignment, low_light, train
+from facelib import low_light, train
 from facelib.data import PairImages, Pairs
 from facelib.images import hidden
 from facelib.low_light_study import noise_generator
 from facelib.models import Embedder, choose_device, load_embedder
 from facelib.profiles import MODELS, NOT_EMBEDDERS
 from facelib.protocol import Protocol
-from facelib.verification import best_threshold, embed_images, find_pairs, light_of, pair_scores, protocol_measures
+from facelib.verification import (
+    best_threshold,
+    embed_images,
+    find_crops,
+    find_pairs,
+    light_of,
+    pair_scores,
+    protocol_measures,
+)
 
 COMPONENTS = 50  # to which scikit-learn's manual advises to reduce embeddings before t-SNE
 PERPLEXITY = 30  # neighbours that count in t-SNE: its authors' choice (van der Maaten and Hinton 2008)
@@ -84,8 +92,7 @@ def score_model(
         device = choose_device(device)
         embedder = load_embedder(model, device)
         images, pairs = find_pairs(lfw, protocol.pairs, protocol.folds)
-        landmarks = alignment.find_landmarks(images, cache, device) if protocol.crop == "aligned" else None
-        dataset = PairImages(images, pairs, landmarks, protocol.crop, seed)
+        dataset = find_crops(images, pairs, protocol, seed, cache, device)
         embeddings = embed_images(embedder, dataset, protocol.flip, **light_of(protocol))
         score = pair_scores(embeddings, dataset.first, dataset.second)
         measures = protocol_measures(score, pairs, protocol)

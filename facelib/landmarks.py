@@ -40,8 +40,14 @@ OWN = "landmarks.csv"  # landmarks that came with the images lie under this name
 
 
 def fingerprint(folder: str | Path, images: list[str] | None = None) -> str:
-    """DIGITS hex digits of SHA-256 over the images' relative names and sizes in bytes: which data set it is."""
+    """DIGITS hex digits of SHA-256 over the images' relative names and sizes in bytes: which data set it is.
+
+    Of a file instead of a folder, over its content.
+    """
     folder = Path(folder)
+    if folder.is_file():
+        with folder.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()[:DIGITS]
     digest = hashlib.sha256()
     for image in list_images(folder) if images is None else images:
         digest.update(f"{image}\t{size_in_bytes(folder / image)}\n".encode())

@@ -13,10 +13,10 @@ THRESHOLDS = ("folds", "same pairs")
 class Protocol:
     """The defaults are LFW's own protocol on aligned faces (Huang et al. 2007)."""
 
-    crop: str = "aligned"  # or centre, random, resized: see facelib.data.PairImages
+    crop: str = "aligned"  # or centre, random, resized: see facelib.data.PairImages; of a .bin: as stored
     light: str = "normal"  # or low: x -> 2 sqrt(x) on the 8-bit image
     normalise: str = "last"  # or first, before the light is changed: facelib.published
-    pairs: str = "pairs.txt"  # file in the LFW folder
+    pairs: str = "pairs.txt"  # file in the LFW folder; a .bin has its own
     folds: int = 0  # the first so many folds of it; 0: all
     flip: bool = False  # add the mirrored image's embedding
     threshold: str = "folds"  # each fold's is best on the others; or same pairs: best of 50 on the pairs judged by it

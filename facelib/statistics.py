@@ -60,6 +60,12 @@ def read_study(folder: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def with_identities(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Scores with `identities` (P, 2) int, who is in each pair: the folders in the images' names.
+
+    Where names have none, as those of facelib.verification_bin, each image is an identity of its own. Then genuine
+    pairs are resampled as impostor pairs are, and what the images of one person share is missed: intervals may come
+    out too narrow.
+    """
     people = [[image.rsplit("/", 1)[0] for image in found[name]] for name in ("first", "second")]
     return found | {"identities": np.unique(people, return_inverse=True)[1].reshape(2, -1).T}
 

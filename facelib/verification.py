@@ -14,12 +14,10 @@ the share of genuine pairs accepted, FAR that of impostor pairs.
 """
 
 import dataclasses
-import hashlib
 import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import sklearn.metrics
 import torch
 import torch.nn.functional as F
@@ -32,13 +30,14 @@ from facelib.images import lfw_images, list_images
 from facelib.models import SIZE, Embedder, choose_device, load_embedder
 from facelib.output import whole_folder, write_json
 from facelib.protocol import Protocol
+from facelib.verification_bin import BinImages, bin_pairs
 
 FAR = Protocol.far
 FILES = ("scores.npz", "metrics.json", "parameters.json", "environment.json")
 
 
 def embed_images(
-    embedder: Embedder, dataset: PairImages, flip: bool = False, transform=None, embed=Embedder.embed
+    embedder: Embedder, dataset: PairImages | BinImages, flip: bool = False, transform=None, embed=Embedder.embed
 ) -> Tensor:
     """Embeddings (N, D) float32 of unit length, each distinct image embedded once.
 
@@ -201,21 +200,10 @@ def light_of(protocol: Protocol) -> dict:
     return {"transform": low_light.published if protocol.light == "low" else None}
 
 
-def score_pairs(
-    embedder: Embedder,
-    images: Path,
-    pairs: Pairs,
-    protocol: Protocol,
-    landmarks: pd.DataFrame | None = None,
-    seed: int = 0,
-) -> tuple[np.ndarray, PairImages]:
-    """Cosines (P,) float64 of the pairs by the protocol, and the crops that were embedded.
-
-    `landmarks` of all images of the folder, for aligned crops; `seed` draws the random ones.
-    """
-    dataset = PairImages(images, pairs, landmarks, protocol.crop, seed)
+def score_pairs(embedder: Embedder, dataset: PairImages | BinImages, protocol: Protocol) -> np.ndarray:
+    """Cosines (P,) float64 of the data set's pairs by the protocol, whose crops it has."""
     embeddings = embed_images(embedder, dataset, protocol.flip, **light_of(protocol))
-    return pair_scores(embeddings, dataset.first, dataset.second), dataset
+    return pair_scores(embeddings, dataset.first, dataset.second)
 
 
 def verify(
@@ -229,19 +217,21 @@ def verify(
 ) -> dict:
     """Evaluate a model on the pairs of an LFW folder, write the folder `output`, return the measures.
 
-    `lfw` holds the pairs file and the folder of images. Raises ValueError or FileNotFoundError, naming what is wrong,
-    before the first image is embedded.
+    `lfw` holds the pairs file and the folder of images, or is one of insightface's files, `<name>.bin`, which has the
+    pairs and their images as aligned crops: see facelib.verification_bin. `seed` draws the random crops.
+    Raises ValueError or FileNotFoundError, naming what is wrong, before the first image is embedded.
     """
     protocol.check()
     device = choose_device(device)
     environment = provenance.environment(device)  # now: the repository may have moved on by the end
     embedder = load_embedder(model, device)
-    images, listed = find_pairs(lfw, protocol.pairs, protocol.folds)
+    stored = stored_pairs(lfw, protocol) if Path(lfw).suffix == ".bin" else None
+    images, listed = (Path(lfw), stored.pairs) if stored else find_pairs(lfw, protocol.pairs, protocol.folds)
     if protocol.far != FAR:  # the default was not asked for: where it can't be resolved, measures() leave it out
         check_far(protocol.far, listed.genuine)
-    landmarks = alignment.find_landmarks(images, cache, device) if protocol.crop == "aligned" else None
+    dataset = stored or find_crops(images, listed, protocol, seed, cache, device)
     with whole_folder(output, FILES) as folder:
-        scores, dataset = score_pairs(embedder, images, listed, protocol, landmarks, seed)
+        scores = score_pairs(embedder, dataset, protocol)
         found = protocol_measures(scores, listed, protocol) | {"images": len(dataset)}
         pairs_of = {"genuine": listed.genuine, "fold": listed.fold, "first": listed.first, "second": listed.second}
         np.savez_compressed(folder / "scores.npz", score=scores, **pairs_of)
@@ -264,11 +254,24 @@ def find_pairs(lfw: str | Path, pairs: str = "pairs.txt", folds: int = 0) -> tup
     return images, listed
 
 
+def find_crops(images: Path, pairs: Pairs, protocol: Protocol, seed: int, cache: str, device: str) -> PairImages:
+    """The crops of the pairs' images in a folder by the protocol; aligned ones by all its images' landmarks."""
+    landmarks = alignment.find_landmarks(images, cache, device) if protocol.crop == "aligned" else None
+    return PairImages(images, pairs, landmarks, protocol.crop, seed)
+
+
+def stored_pairs(file: str | Path, protocol: Protocol) -> BinImages:
+    """The pairs of a verification set `<name>.bin`. Raises ValueError if the protocol asks for other crops or pairs."""
+    if protocol.crop != "aligned":
+        raise ValueError(f"crop must be aligned for {file}, whose images are stored as crops, found {protocol.crop!r}")
+    if protocol.pairs != Protocol.pairs:
+        raise ValueError(f"pairs must stay {Protocol.pairs} for {file}, which has its own, found {protocol.pairs!r}")
+    return bin_pairs(file, protocol.folds)
+
+
 def model_fingerprint(model: str | Path) -> str:
     """The first DIGITS hex digits of SHA-256 of the model's file, or of the weights in a run's folder."""
-    file = Path(model) / "weights.safetensors" if Path(model).is_dir() else Path(model)
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()[: alignment.DIGITS]
+    return alignment.fingerprint(Path(model) / "weights.safetensors" if Path(model).is_dir() else model)
 
 
 if __name__ == "__main__":
