@@ -1,5 +1,6 @@
 """insightface's verification sets: read whoever pickled them, refused if they ask for more, verified as a folder is."""
 
+import hashlib
 import io
 import json
 import os
@@ -13,7 +14,7 @@ import sklearn.model_selection
 import torch
 from PIL import Image
 
-from facelib import alignment, statistics, verification_bin
+from facelib import statistics, verification_bin
 from facelib.alignment import COLUMNS, TEMPLATE
 from facelib.images import ImageError
 from facelib.models import create_model
@@ -374,7 +375,7 @@ def test_a_verification_of_a_file_says_which(place, tmp_path):
     asked = json.loads((tmp_path / "out" / "parameters.json").read_text())
     assert asked["images"] == "faces.bin" and asked["lfw"] == str(place / "faces.bin")
     environment = json.loads((tmp_path / "out" / "environment.json").read_text())
-    assert environment["data"] == alignment.fingerprint(place / "faces.bin")
+    assert environment["data"] == hashlib.sha256((place / "faces.bin").read_bytes()).hexdigest()[:12]
 
 
 @pytest.mark.parametrize(
