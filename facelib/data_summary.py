@@ -2,7 +2,7 @@
 
 One summary leaves one folder:
 
-    images.csv         a row for each image: data set, image, identity, width, height, brightness, residual, scale, score
+    images.csv         a row for each image: data set, image and describe()'s columns
     metrics.json       for each data set its counts and quantiles
     parameters.json    the folders
     environment.json   commit, package versions, machine, fingerprints of the data
@@ -57,9 +57,9 @@ def summarise(
 def describe(folder: Path, landmarks: pd.DataFrame) -> pd.DataFrame:
     """A row for each image of the folder, indexed by image.
 
-    identity, width and height in pixels; brightness: mean grey value (ITU-R BT.601) of the aligned crop, in [0, 255];
-    residual: root mean square distance of the aligned landmarks from the template, in pixels of the crop; scale: pixels
-    of the image to one of the crop, below 1 where the face is enlarged; score: the detector's, 0 where there is no face.
+    identity; width and height in pixels; brightness: mean grey value (ITU-R BT.601) of the aligned crop, [0, 255];
+    residual: root mean square distance of the aligned landmarks from the template, in pixels of the crop; scale:
+    pixels of the image to one of the crop, below 1 where the face is enlarged; score: the detector's, 0 without a face.
     """
     images = list_images(folder)
     points = landmarks.loc[images].to_numpy(np.float32)[:, :10].reshape(-1, 5, 2)

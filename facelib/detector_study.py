@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from facelib import provenance
-from facelib.data import PairImages
 from facelib.detectors import DETECTORS, create_detector
 from facelib.images import read_image
 from facelib.landmarks import BATCH, find_landmarks, fingerprint
 from facelib.models import choose_device, load_embedder
 from facelib.output import whole_folder, write_json
+from facelib.pairs import PairImages
 from facelib.verification import embed_images, find_pairs, measures, model_fingerprint, pair_scores
 
 FILES = ("scores.npz", "metrics.json", "parameters.json", "environment.json")

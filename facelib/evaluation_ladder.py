@@ -15,10 +15,10 @@ from dataclasses import replace
 import numpy as np
 
 from facelib import alignment, provenance
-from facelib.data import PairImages
 from facelib.images import list_images
 from facelib.models import choose_device, load_embedder
 from facelib.output import whole_folder, write_json
+from facelib.pairs import PairImages
 from facelib.protocol import Protocol
 from facelib.verification import find_pairs, model_fingerprint, protocol_measures, score_pairs
 

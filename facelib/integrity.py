@@ -29,11 +29,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from facelib import alignment, provenance
-from facelib.data import IdentityFolder, PairImages, Pairs, read_pairs
 from facelib.duplicates import Prints, exact_pairs, near_pairs, read_prints
+from facelib.identity_folder import IdentityFolder
 from facelib.images import list_images
 from facelib.models import choose_device, load_embedder
 from facelib.output import whole_folder, write_json
+from facelib.pairs import PairImages, Pairs, read_pairs
 from facelib.verification import best_threshold, embed_images, find_pairs, measures, model_fingerprint, pair_scores
 
 FILES = (

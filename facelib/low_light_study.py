@@ -20,10 +20,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from facelib import alignment, provenance
-from facelib.data import PairImages
 from facelib.low_light import REPAIRS, darken, published
 from facelib.models import SIZE, Embedder, choose_device, load_embedder
 from facelib.output import whole_folder, write_json
+from facelib.pairs import PairImages
 from facelib.verification import find_pairs, measures, model_fingerprint, pair_scores
 
 FILES = ("scores.npz", "metrics.json", "parameters.json", "environment.json")

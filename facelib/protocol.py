@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from facelib.data import CROPS
+from facelib.pairs import CROPS
 
 LIGHTS = ("normal", "low")
 ORDERS = ("last", "first")

@@ -31,8 +31,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from facelib.data import stack
 from facelib.images import ImageError, decode_image
+from facelib.loader import stack
 from facelib.models import first_line
 
 MAGIC = struct.pack("<I", 0xCED7230A)

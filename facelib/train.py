@@ -26,7 +26,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from facelib import alignment, data, losses, models, provenance
+from facelib import data, losses, models, provenance
+from facelib.landmarks import OWN, find_landmarks
 from facelib.output import whole_folder, write_json
 
 FILES = ("weights.safetensors", "head.safetensors", "parameters.json", "metrics.json", "log.csv", "environment.json")
@@ -36,7 +37,7 @@ FILES = ("weights.safetensors", "head.safetensors", "parameters.json", "metrics.
 class Config:
     """Parameters of a run. The defaults are ArcFace's recipe (Deng et al. 2019, section 3.1) but for the schedule."""
 
-    data: str  # identity folder: <identity>/<image>.jpg
+    data: str  # identity folder, <identity>/<image>.jpg; or a folder with train.rec; or a pack
     output: str  # folder of the run
     cache: str = "build/landmarks"  # where detected landmarks are kept
     backbone: str = "iresnet50"
@@ -113,9 +114,9 @@ def use_bf16(precision: str, device: str) -> bool:
     return torch.cpu.get_capabilities().get("amx_bf16", False)
 
 
-def select_images(config: Config, landmarks: pd.DataFrame | None = None) -> data.IdentityFolder:
+def select_images(config: Config, landmarks: pd.DataFrame | None = None) -> data.IdentityFolder | data.Share:
     """The images that a run trains on; before faces are detected, to tell early of a ratio that leaves nothing."""
-    return data.IdentityFolder(config.data, config.ratio, config.seed, config.keep_one, landmarks)
+    return data.open_faces(config.data, config.ratio, config.seed, config.keep_one, landmarks)
 
 
 def train(config: Config) -> dict:
@@ -129,8 +130,9 @@ def train(config: Config) -> dict:
     torch.manual_seed(config.seed)
     backbone = models.create_model(config.backbone, config.embedding_size)
     select_images(config)
-    landmarks = alignment.find_landmarks(config.data, config.cache, device) if config.aligned else None
-    detected = config.aligned and not (Path(config.data) / alignment.OWN).exists()
+    to_align = config.aligned and not data.is_aligned(config.data)
+    landmarks = find_landmarks(config.data, config.cache, device) if to_align else None
+    detected = to_align and not (Path(config.data) / OWN).exists()
     dataset = select_images(config, landmarks)
     head_class = losses.ArcFace if config.loss == "arcface" else losses.Softmax
     arguments = {"scale": config.scale, "margin": config.margin} if config.loss == "arcface" else {}
@@ -161,7 +163,7 @@ def train(config: Config) -> dict:
             "faces_not_found": int((landmarks.score[dataset.images] == 0).sum()) if detected else None,
         }
         parameters = dataclasses.asdict(config)
-        environment["data"] = alignment.fingerprint(config.data, dataset.images)
+        environment["data"] = data.fingerprint_of(config.data, getattr(dataset, "images", None))
         (folder / "reserved").unlink()
         safetensors.torch.save_file(cpu_state(backbone), folder / "weights.safetensors")
         safetensors.torch.save_file(cpu_state(head), folder / "head.safetensors")
@@ -173,7 +175,7 @@ def train(config: Config) -> dict:
 
 
 def fit(
-    backbone: nn.Module, head: nn.Module, dataset: data.IdentityFolder, config: Config, device: str
+    backbone: nn.Module, head: nn.Module, dataset: data.IdentityFolder | data.Share, config: Config, device: str
 ) -> pd.DataFrame:
     """The training loop. Backbone and head are trained in place; returns the log, a row a step."""
     layout = torch.channels_last if config.channels_last else torch.contiguous_format

@@ -25,10 +25,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from facelib import alignment, low_light, provenance, published
-from facelib.data import Loader, PairImages, Pairs, images_of_pairs, read_pairs
 from facelib.images import lfw_images, list_images
+from facelib.loader import Loader
 from facelib.models import SIZE, Embedder, choose_device, load_embedder
 from facelib.output import whole_folder, write_json
+from facelib.pairs import PairImages, Pairs, images_of_pairs, read_pairs
 from facelib.protocol import Protocol
 from facelib.verification_bin import BinImages, bin_pairs
 

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from facelib.data import Pairs
 from facelib.images import ImageError, decode_image
 from facelib.models import SIZE, first_line
+from facelib.pairs import Pairs
 
 FOLDS = 10
 # Lists, tuples, text, bytes, whole numbers and None, the memo, and calls of what has a name.

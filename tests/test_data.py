@@ -16,13 +16,13 @@ from facelib.data import (
     augment,
     centre_crop,
     choose_images,
-    prefetch,
     random_flip,
     read_pairs,
 )
 from facelib.detectors import TEMPLATE
 from facelib.images import ImageError
 from facelib.landmarks import COLUMNS
+from facelib.loader import prefetch
 
 
 def identity_folder(folder, **counts: int):

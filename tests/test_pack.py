@@ -23,8 +23,8 @@ from safetensors.numpy import save_file
 from torch.utils.data import Dataset
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
-from facelib.detectors import TEMPLATE
 from facelib.data import IdentityFolder, Loader
+from facelib.detectors import TEMPLATE
 from facelib.images import ImageError
 from facelib.landmarks import COLUMNS
 from facelib.pack import Pack

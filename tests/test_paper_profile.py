@@ -30,7 +30,6 @@ from facelib.results import load_results
 from facelib.train import Config, train
 from facelib.verification import verify
 
-
 LEFT_OUT = (
     "iresnet50-r0.25",
     "iresnet50-r0.5",

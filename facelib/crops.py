@@ -1,0 +1,38 @@
+"""Cuts of images and what training does to them on the device: crop, flip, normalisation."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from facelib.models import SIZE, normalise
+
+
+def centre_crop(images: Tensor, size: int = SIZE) -> Tensor:
+    """(..., H, W) -> (..., size, size), the middle. Raises ValueError if the images are smaller."""
+    height, width = spare(images, size)
+    return images[..., height // 2 : height // 2 + size, width // 2 : width // 2 + size]
+
+
+def random_crop(images: Tensor, rng: np.random.Generator, size: int = SIZE) -> Tensor:
+    """(..., H, W) -> (..., size, size), every place as likely. Raises ValueError if the images are smaller."""
+    top, left = (int(rng.integers(0, pixels + 1)) for pixels in spare(images, size))
+    return images[..., top : top + size, left : left + size]
+
+
+def spare(images: Tensor, size: int) -> tuple[int, int]:
+    """By how many pixels (..., H, W) is higher and wider than size. Raises ValueError if it is smaller."""
+    height, width = images.shape[-2:]
+    if height < size or width < size:
+        raise ValueError(f"images of {width}x{height} pixels are smaller than the crop of {size}x{size}")
+    return height - size, width - size
+
+
+def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each of (N, 3, H, W) mirrored left to right with probability 1/2. The generator lives on the CPU."""
+    flip = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(flip.to(images.device)[:, None, None, None], images.flip(-1), images)
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """(N, 3, H, W) uint8 -> (N, 3, 112, 112) float32 in [-1, 1], on its device: flip, centre crop, normalisation."""
+    return normalise(random_flip(centre_crop(images), generator))

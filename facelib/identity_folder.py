@@ -1,0 +1,113 @@
+"""Training faces as folders of images, and a share of any data set's identities."""
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from facelib.alignment import align
+from facelib.images import list_identities, list_images, read_image
+from facelib.loader import Images
+
+
+def choose_images(
+    labels: np.ndarray, identities: Sequence[str], ratio: float = 1.0, seed: int = 0, keep_one: bool = False
+) -> np.ndarray:
+    """Which images (N,) of those with these labels (M,) make up a share of each identity's: rising indices.
+
+    `ratio` in (0, 1] keeps floor(n * ratio) of each identity's n images, a choice seeded by `seed` and the identity's
+    name, and nested: the images of ratio 0.1 are among those of 0.25. Identities left with no image keep none, or one
+    if `keep_one`. Raises ValueError, naming the parameter, if fewer than two identities are left.
+    """
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio must be in (0, 1], found {ratio}")
+    counts = np.bincount(labels, minlength=len(identities))
+    kept = np.floor(counts * ratio + 1e-9).astype(int)  # 0.29 * 100 is 28.999999999999996 in floating point
+    kept = np.maximum(kept, np.minimum(counts, 1)) if keep_one else kept
+    if (kept > 0).sum() < 2:
+        raise ValueError(
+            f"ratio {ratio} leaves {(kept > 0).sum()} of {(counts > 0).sum()} identities, but training needs two. The"
+            f" largest has {counts.max()} images: raise ratio, or set keep_one."
+        )
+    by_identity = np.argsort(labels, kind="stable")
+    if (kept < counts).any():
+        chosen = []
+        for identity, images in enumerate(np.split(by_identity, np.cumsum(counts)[:-1])):
+            # Seeded by the name: whatever other identities are there, this one's choice stays.
+            rng = np.random.default_rng([seed, zlib.crc32(identities[identity].encode())])
+            chosen.append(images[rng.permutation(len(images))[: kept[identity]]])
+        by_identity = np.concatenate(chosen)
+    return np.sort(by_identity)
+
+
+class IdentityFolder(Images):
+    """Images of an identity folder: item i is (uint8 RGB (3, H, W), label), labels contiguous from 0.
+
+    `ratio`, `seed` and `keep_one` choose a share of each identity's images (choose_images). Identities left with no
+    image are dropped and counted in `dropped`, as in the published run. `available` counts the images of ratio 1.
+    With `landmarks` (facelib.landmarks.find_landmarks) items are aligned 112x112 crops, without it whole images.
+    Raises ValueError, naming the parameter, if fewer than two identities are left.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        ratio: float = 1.0,
+        seed: int = 0,
+        keep_one: bool = False,
+        landmarks: pd.DataFrame | None = None,
+    ):
+        self.folder = Path(folder)
+        listed = list_images(folder)
+        self.available = len(listed)
+        identities, labels = np.unique([image.split("/")[0] for image in listed], return_inverse=True)
+        try:
+            kept = choose_images(labels, identities, ratio, seed, keep_one)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
+        left, labels = np.unique(labels[kept], return_inverse=True)
+        self.identities = [str(name) for name in identities[left]]
+        self.images = [listed[i] for i in kept]
+        self.labels = torch.from_numpy(labels)
+        self.dropped = len(list_identities(folder)) - len(self.identities)
+        self.landmarks = None
+        if landmarks is not None:
+            self.landmarks = landmarks.loc[self.images].to_numpy(np.float32)[:, :10].reshape(-1, 5, 2)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        image = read_image(self.folder / self.images[i])
+        if self.landmarks is not None:
+            image = align(image, self.landmarks[i])
+        return torch.from_numpy(image).permute(2, 0, 1), int(self.labels[i])
+
+
+class Share(Dataset):
+    """A share of the images of each identity of a pack or a RecordIO, as IdentityFolder takes one of its folder.
+
+    `faces` has items (uint8 RGB (3, H, W), label), `labels` (N,) and `identities`. Raises ValueError as choose_images.
+    """
+
+    def __init__(self, faces: Dataset, ratio: float = 1.0, seed: int = 0, keep_one: bool = False):
+        self.faces, self.available = faces, len(faces)
+        self.index = choose_images(faces.labels.numpy(), faces.identities, ratio, seed, keep_one)
+        left, labels = np.unique(faces.labels.numpy()[self.index], return_inverse=True)
+        self.identities = [faces.identities[i] for i in left]
+        self.labels = torch.from_numpy(labels)
+        self.dropped = len(faces.identities) - len(left)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return self.faces[int(self.index[i])][0], int(self.labels[i])
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        return self.faces.__getitems__(self.index[indices])[0], self.labels[indices]

@@ -1,0 +1,134 @@
+"""The loader: batches of uint8 images, in an order that the seed and the epoch decide alone, on the device."""
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from facelib.images import ImageError
+
+
+class Images(Dataset):
+    """Items that are decoded one by one. A batch of them is decoded by as many threads as PyTorch has."""
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # decoding leaves Python's lock
+            return [*pool.map(self.__getitem__, indices)]
+
+
+class Order(Sampler):
+    """The indices of each batch: of `length` images, shuffled each epoch anew by (seed, epoch) alone, or in order.
+
+    Of several `shards` each takes its own images, equally many: up to shards - 1 are left out, in each epoch others.
+    A last batch of one image is left out where they are shuffled: batch norm can't train on it.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, shuffle: bool = False, seed: int = 0, shard: int = 0, shards: int = 1
+    ):
+        if not 0 <= shard < shards:
+            raise ValueError(f"shard must be in [0, {shards}), found {shard}")
+        self.length, self.batch_size, self.shuffle, self.seed = length, batch_size, shuffle, seed
+        self.shard, self.shards, self.epoch = shard, shards, 0
+        self.count = length // shards if shuffle else len(range(shard, length, shards))
+        if shuffle and self.count % batch_size == 1:
+            self.count -= 1
+
+    def __len__(self) -> int:
+        return math.ceil(self.count / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.arange(self.length)
+        if self.shuffle:
+            np.random.default_rng([self.seed, self.epoch]).shuffle(order)
+        self.epoch += 1
+        mine = order[self.shard :: self.shards][: self.count]
+        for start in range(0, len(mine), self.batch_size):
+            yield mine[start : start + self.batch_size].tolist()
+
+
+class Loader:
+    """Batches of (uint8 images (N, 3, H, W), labels (N,)) on the device.
+
+    `dataset` is an identity folder, a pack or a RecordIO, or any dataset of (uint8 image (3, H, W), label). Shuffled, the
+    order depends on the seed and the epoch alone, whatever `workers`; `order.epoch` is the next epoch's number, from 0.
+    Of `shards` processes each gets images of its own. On CUDA the next batch crosses the bus, uint8 and from pinned
+    memory, on a side stream while the current one is used. On a CPU it is the plain DataLoader.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        device: str = "cpu",
+        shuffle: bool = False,
+        seed: int = 0,
+        workers: int = 0,
+        shard: int = 0,
+        shards: int = 1,
+    ):
+        self.device = torch.device(device)
+        self.order = Order(len(dataset), batch_size, shuffle, seed, shard, shards)
+        self.batches = DataLoader(
+            dataset,
+            batch_sampler=self.order,
+            num_workers=workers,
+            collate_fn=stack,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=workers > 0,
+            generator=torch.Generator().manual_seed(seed),
+        )
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self):
+        try:
+            yield from prefetch(self.batches, self.device) if self.device.type == "cuda" else self.batches
+        except ValueError as error:  # from a worker process its message is the whole traceback, the sentence last
+            kind = ImageError if isinstance(error, ImageError) else ValueError
+            sentence = str(error).strip().splitlines()[-1]
+            raise kind(sentence.removeprefix("facelib.images.ImageError: ").removeprefix("ValueError: ")) from None
+
+
+def stack(items: list[tuple[Tensor, int]] | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Items (image (3, H, W), label) -> ((N, 3, H, W), (N,)). Raises ValueError if the images differ in size.
+
+    A batch, images and labels, that the data set itself gathered stays as it is.
+    """
+    if isinstance(items, tuple):
+        return items
+    images, labels = zip(*items)
+    sizes = {tuple(image.shape[1:]) for image in images}
+    if len(sizes) > 1:
+        raise ValueError(f"images of several sizes (height, width) {sorted(sizes)} in one batch: align them first")
+    return torch.stack(images), torch.tensor(labels)
+
+
+def prefetch(batches: DataLoader, device: torch.device):
+    """The batches on a CUDA device, each copied on a side stream while the one before it is used."""
+    side = torch.cuda.Stream(device)
+
+    def send(batch):
+        with torch.cuda.stream(side):
+            return [tensor.to(device, non_blocking=True) for tensor in batch], side.record_event()
+
+    def receive(batch, sent):
+        current = torch.cuda.current_stream(device)
+        current.wait_event(sent)
+        for tensor in batch:
+            tensor.record_stream(current)  # else its memory could be reused on the side stream while still in use here
+        return tuple(batch)
+
+    ahead = None
+    for batch in batches:
+        coming = send(batch)
+        if ahead is not None:
+            yield receive(*ahead)
+        ahead = coming
+    if ahead is not None:
+        yield receive(*ahead)
