@@ -139,6 +139,15 @@ align: $(ENVIRONMENT)  ## aligned 112x112 crops of a folder: make align SOURCE=p
 	@test -n "$(SOURCE)" -a -n "$(TARGET)" || { echo 'From where, and to where? make align SOURCE=photos TARGET=data/mine'; exit 1; }
 	$(BIN)/python -m facelib.alignment "$(SOURCE)" "$(TARGET)" $(DETECTOR)
 
+.PHONY: pack
+pack: $(ENVIRONMENT)  ## one memory-mapped file of aligned crops: make pack SOURCE=data/celeb TARGET=data/celeb.pack
+	@test -n "$(SOURCE)" -a -n "$(TARGET)" || { echo 'Of what, and where? make pack SOURCE=data/celeb TARGET=data/celeb.pack'; exit 1; }
+	$(BIN)/python -m facelib.data "$(SOURCE)" "$(TARGET)" $(if $(JPEG),--jpeg)
+
+.PHONY: bench
+bench: $(ENVIRONMENT)  ## how fast data is loaded, against the plain pipeline
+	$(BIN)/python -m facelib.bench $(DATA)
+
 .PHONY: lab
 lab: $(ENVIRONMENT)  ## JupyterLab, kernel registered, notebooks ready to explore
 	$(BIN)/python -m ipykernel install --sys-prefix --name facelib --display-name facelib

@@ -6,10 +6,14 @@
     pairs                LFW's pairs.txt: read_pairs; insightface's verification sets, <name>.bin: read_bin
 
 Each holds images as uint8 tensors (3, H, W), RGB, with labels contiguous from 0. Loader makes batches of them.
+
+    python -m facelib.data SOURCE TARGET [--jpeg]    # pack(SOURCE, TARGET)
 """
 
+import sys
 from pathlib import Path
 
+import torch
 from torch.utils.data import Dataset
 
 from facelib import write_pack
@@ -78,3 +82,14 @@ def pack(
             RecordIO(path) if is_aligned(path) else IdentityFolder(path, landmarks=find_landmarks(path, cache, device))
         )
     return write_pack.pack(source, target, jpeg, workers)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4) or sys.argv[3:] not in ([], ["--jpeg"]):
+        sys.exit(__doc__)
+    try:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        counts = pack(*sys.argv[1:3], jpeg="--jpeg" in sys.argv, workers=torch.get_num_threads(), device=device)
+    except (OSError, ValueError) as error:
+        sys.exit(f"\n{error}")
+    print(f"{sys.argv[2]}: {counts['images']:,} images of {counts['identities']:,} identities")
