@@ -51,9 +51,9 @@ def plain_pipeline(folder: Path) -> Callable:
     return lambda: DataLoader(faces, BATCH, shuffle=True, num_workers=WORKERS)
 
 
-def loaded(faces: data.Dataset, augmented: bool) -> Callable:
-    """facelib's loader in this process alone, whose threads are as many as PyTorch's; uint8, or augmented float32."""
-    loader, flips = data.Loader(faces, BATCH, shuffle=True), torch.Generator()
+def loaded(faces: data.Dataset, augmented: bool, workers: int = 0) -> Callable:
+    """facelib's loader: uint8, or augmented float32. A pack needs no workers."""
+    loader, flips = data.Loader(faces, BATCH, shuffle=True, workers=workers, crop=SIZE), torch.Generator()
 
     def batches():
         for images, labels in loader:
@@ -113,8 +113,8 @@ def bench_loading(folder: Path, cache: Path) -> dict[str, float]:
     pack.verify()  # now, not while it is timed: each chunk's checksum is compared once
     sides = {
         "plain": plain_pipeline(folder),
-        "folder": loaded(whole, augmented=True),
-        "recordio": loaded(records, augmented=True),
+        "folder": loaded(whole, augmented=True, workers=WORKERS),
+        "recordio": loaded(records, augmented=True, workers=WORKERS),
         "pack float32": loaded(pack, augmented=True),
         "pack uint8": loaded(pack, augmented=False),
         "memcpy": copied(pack),

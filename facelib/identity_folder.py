@@ -109,5 +109,8 @@ class Share(Dataset):
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         return self.faces[int(self.index[i])][0], int(self.labels[i])
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        return self.faces.__getitems__(self.index[indices])[0], self.labels[indices]
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor] | list[tuple[Tensor, int]]:
+        found = self.faces.__getitems__(self.index[indices])
+        if isinstance(found, tuple):
+            return found[0], self.labels[indices]
+        return [(image, int(self.labels[i])) for (image, _), i in zip(found, indices)]

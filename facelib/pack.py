@@ -20,7 +20,6 @@ the images, these digits taken as zeros. So a change of any bit is found.
 
 import json
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +30,7 @@ from tqdm import tqdm
 from xxhash import xxh3_64, xxh3_64_intdigest
 
 from facelib.images import ImageError, decode_image
+from facelib.loader import by_threads
 from facelib.models import SIZE
 
 FORMAT, VERSION = "facelib pack", 1
@@ -132,10 +132,7 @@ class Pack(Dataset):
         self.check(chunks)
         self.checked[chunks] = True
         if self.jpeg:
-            images = np.empty((len(indices), *SHAPE), np.uint8)
-            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-                for image, decoded in zip(images, pool.map(self.decode, indices)):
-                    image[:] = decoded
+            images = np.stack(by_threads(self.decode, indices))
         else:
             images = self.pixels[indices]  # one copy a row, at two thirds of a plain copy's speed; threads don't help
         return torch.from_numpy(images).permute(0, 3, 1, 2), self.labels[torch.from_numpy(indices)]

@@ -20,7 +20,6 @@ import os
 import struct
 from array import array
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
@@ -28,11 +27,10 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from facelib.images import ImageError, decode_image
-from facelib.loader import stack
+from facelib.loader import Images
 from facelib.models import first_line
 
 MAGIC = struct.pack("<I", 0xCED7230A)
@@ -155,7 +153,7 @@ class RecordFile:
         return records.sort_values("key", ignore_index=True)
 
 
-class RecordIO(Dataset):
+class RecordIO(Images):
     """Images of a folder with insightface's train.rec: item i is (uint8 RGB (3, H, W), label), labels from 0.
 
     Images are in the order of their keys. `labels` is (N,) int64, contiguous from 0 in the order of the file's own
@@ -206,14 +204,6 @@ class RecordIO(Dataset):
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         image = decode_image(self.read_bytes(i), self.rec.name(self.offsets[i]), "Replace the file.")
         return torch.from_numpy(image).permute(2, 0, 1), int(self.labels[i])
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """The items as a batch, ((n, 3, H, W), (n,)), decoded by as many threads as PyTorch has.
-
-        Raises ValueError if the images differ in size.
-        """
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # a new one: threads don't live on in a forked worker
-            return stack(list(pool.map(self.__getitem__, indices)))
 
     def read_bytes(self, i: int) -> bytes:
         """The encoded image, as it was put into the file."""

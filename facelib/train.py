@@ -181,7 +181,9 @@ def fit(
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     backbone.to(device, memory_format=layout).train()
     head.to(device).train()
-    loader = data.Loader(dataset, config.batch_size, device, shuffle=True, seed=config.seed, workers=config.workers)
+    loader = data.Loader(
+        dataset, config.batch_size, device, shuffle=True, seed=config.seed, workers=config.workers, crop=models.SIZE
+    )
     weights = [p for p in [*backbone.parameters(), *head.parameters()] if p.requires_grad]
     if config.optimizer == "sgd":
         optimizer = torch.optim.SGD(

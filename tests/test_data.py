@@ -283,7 +283,7 @@ def test_centre_crop_refuses_smaller_images_with_both_sizes():
 
 
 def test_random_flip_mirrors_whole_images_left_to_right_half_of_the_time():
-    images = torch.arange(3 * 2 * 4).reshape(1, 3, 2, 4).expand(10_000, -1, -1, -1)
+    images = torch.arange(3 * 2 * 4, dtype=torch.uint8).reshape(1, 3, 2, 4).expand(10_000, -1, -1, -1)
     flipped = random_flip(images, torch.Generator().manual_seed(0))
     mirrored = (flipped == images[0][..., [3, 2, 1, 0]]).flatten(1).all(1)
     kept = (flipped == images[0]).flatten(1).all(1)
@@ -292,7 +292,7 @@ def test_random_flip_mirrors_whole_images_left_to_right_half_of_the_time():
 
 
 def test_random_flip_depends_on_its_generator_only():
-    images = torch.arange(64 * 6).reshape(64, 3, 1, 2)
+    images = (torch.arange(64 * 6) % 256).to(torch.uint8).reshape(64, 3, 1, 2)
     generator = torch.Generator().manual_seed(5)
     first, second = random_flip(images, generator), random_flip(images, generator)
     torch.rand(7)

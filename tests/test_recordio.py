@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from facelib import recordio
 from facelib.data import Loader
 from facelib.images import ImageError
+from facelib.loader import stack
 from facelib.recordio import RecordIO
 
 MAGIC = b"\x0a\x23\xd7\xce"
@@ -359,7 +360,7 @@ def test_without_an_index_the_images_are_counted_against_the_header(tmp_path):
 
 def test_a_batch_is_the_items_stacked(tmp_path):
     data = RecordIO(write(tmp_path, standard()))
-    images, labels = data.__getitems__([4, 0, 3])
+    images, labels = stack(data.__getitems__([4, 0, 3]))
     assert images.dtype == torch.uint8 and np.array_equal(images, PIXELS[[4, 0, 3]].transpose(0, 3, 1, 2))
     assert labels.dtype == torch.int64 and labels.tolist() == [2, 0, 1]
 
@@ -368,7 +369,7 @@ def test_images_of_several_sizes_in_one_batch_are_refused_with_the_sizes(tmp_pat
     data = RecordIO(write(tmp_path, standard() | {6: image_record(6, 2, png(PIXELS[5][:, :9]))}))
     assert data[5][0].shape == (3, 8, 9)
     with pytest.raises(ValueError, match=r"\(8, 9\), \(8, 10\).*align"):
-        data.__getitems__([0, 5])
+        stack(data.__getitems__([0, 5]))
 
 
 def test_an_index_out_of_range_is_an_index_error(tmp_path):
