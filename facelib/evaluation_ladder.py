@@ -16,9 +16,10 @@ import numpy as np
 
 from facelib import alignment, provenance
 from facelib.images import list_images
-from facelib.models import choose_device, load_embedder
+from facelib.models import choose_device
 from facelib.output import whole_folder, write_json
 from facelib.pairs import PairImages
+from facelib.pretrained import load_embedder
 from facelib.protocol import Protocol
 from facelib.verification import find_pairs, model_fingerprint, protocol_measures, score_pairs
 
@@ -117,7 +118,7 @@ def climb(
         asked |= {"rungs": {name: dataclasses.asdict(protocol) for name, protocol in protocols.items()}}
         write_json(folder / "parameters.json", asked)
         used = list_images(images)
-        environment |= {"data": alignment.fingerprint(images, used), "model": model_fingerprint(model)}
+        environment |= {"data": alignment.fingerprint(images, used), "model": model_fingerprint(embedder)}
         write_json(folder / "environment.json", environment)
         write_json(folder / "metrics.json", metrics)
     return metrics

@@ -16,8 +16,10 @@ import torch
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
 from facelib import provenance
-from facelib.models import SIZE, OnnxEmbedder, create_model, first_line, load_embedder
+from facelib.models import SIZE, create_model, first_line
+from facelib.onnx_models import OnnxEmbedder
 from facelib.output import whole_folder, write_json
+from facelib.pretrained import load_embedder
 
 FILES = ("metrics.json", "environment.json")
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
@@ -30,19 +32,19 @@ def count(name: str, embedding_size: int = 512, size: int = SIZE) -> dict:
     of the operators, `uncounted` the names of those that it leaves out. Raises ValueError if the model is unknown or
     does not take this size.
     """
-    return count_model(create_model(name, embedding_size, size).eval(), name, size)
+    return count_model(create_model(name, embedding_size, size).eval(), name, (size, size))
 
 
-def count_model(model: torch.nn.Module, name: str, size: int = SIZE) -> dict:
-    """count() of a model in eval mode."""
-    image = torch.zeros(1, 3, size, size)
+def count_model(model: torch.nn.Module, name: str, size: tuple[int, int]) -> dict:
+    """count() of a model in eval mode that takes images of this height and width."""
+    image = torch.zeros(1, 3, *size)
     logging.getLogger("fvcore").setLevel(logging.ERROR)  # it warns of every operator that it does not count
     try:
         flops = FlopCountAnalysis(model, image).unsupported_ops_warnings(False)
         flops_of, uncounted = flops.by_operator(), flops.unsupported_ops()
         activations = ActivationCountAnalysis(model, image).unsupported_ops_warnings(False).total()
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"{name} does not take images of {size}x{size} pixels: {first_line(error)}") from error
+        raise ValueError(f"{name} does not take images of {size[1]}x{size[0]} pixels: {first_line(error)}") from error
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "flops": int(flops.total()),
@@ -124,7 +126,10 @@ FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 def measure_released(model: str, device: str = "cpu", batch_size: int = 8) -> dict:
     """Cost and inference speed of a released model, an .onnx file or a checkpoint, as its embedder uses it."""
     embedder = load_embedder(model, device)
-    counted = count_onnx(model) if isinstance(embedder, OnnxEmbedder) else count_model(embedder.model, embedder.name)
+    if isinstance(embedder, OnnxEmbedder):
+        counted = count_onnx(model)
+    else:
+        counted = count_model(embedder.model, embedder.name, embedder.takes.size)
     images = torch.randint(0, 256, (batch_size, 3, SIZE, SIZE), dtype=torch.uint8)
     found = {"backbone": embedder.name, "parameters": counted["parameters"], "flops": counted["flops"]}
     found["inference_speed"] = {"as released": batch_size / median_seconds(lambda: embedder.embed(images), 5)}

@@ -32,9 +32,10 @@ from facelib import alignment, provenance
 from facelib.duplicates import Prints, exact_pairs, near_pairs, read_prints
 from facelib.identity_folder import IdentityFolder
 from facelib.images import list_images
-from facelib.models import choose_device, load_embedder
+from facelib.models import choose_device
 from facelib.output import whole_folder, write_json
 from facelib.pairs import PairImages, Pairs, read_pairs
+from facelib.pretrained import load_embedder
 from facelib.verification import best_threshold, embed_images, find_pairs, measures, model_fingerprint, pair_scores
 
 FILES = (
@@ -89,7 +90,7 @@ def check(model: str, train: str, lfw: str, output: str, cache: str = "build/lan
         asked = {"model": str(model), "train": str(train), "lfw": str(lfw), "images": images.name}
         write_json(folder / "parameters.json", asked)
         environment |= {"train": alignment.fingerprint(train), "data": alignment.fingerprint(images)}
-        write_json(folder / "environment.json", environment | {"model": model_fingerprint(model)})
+        write_json(folder / "environment.json", environment | {"model": model_fingerprint(embedder)})
         metrics = {
             "train": {"images": len(faces), "identities": len(faces.identities)},
             "lfw": {"images": len(tested), "identities": len(lfw_names), "folder_images": len(prints["lfw"])},

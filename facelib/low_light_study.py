@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from facelib import alignment, provenance
 from facelib.low_light import REPAIRS, darken, published
-from facelib.models import SIZE, Embedder, choose_device, load_embedder
+from facelib.models import SIZE, Embedder, choose_device
 from facelib.output import whole_folder, write_json
 from facelib.pairs import PairImages
+from facelib.pretrained import load_embedder
 from facelib.verification import find_pairs, measures, model_fingerprint, pair_scores
 
 FILES = ("scores.npz", "metrics.json", "parameters.json", "environment.json")
@@ -73,7 +74,7 @@ def study(
         asked = {"model": str(model), "lfw": str(lfw), "images": images.name, "pairs": pairs, "folds": folds}
         asked |= {"flip": flip, "most_stops": most_stops, "repairs": repairs, "seed": seed}
         write_json(folder / "parameters.json", asked)
-        environment |= {"data": alignment.fingerprint(images, dataset.images), "model": model_fingerprint(model)}
+        environment |= {"data": alignment.fingerprint(images, dataset.images), "model": model_fingerprint(embedder)}
         write_json(folder / "environment.json", environment)
         metrics = {"stops": stops, "repairs": [*tried], "images": len(dataset), "pairs": len(listed)}
         metrics |= {"conditions": found}

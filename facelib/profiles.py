@@ -24,7 +24,7 @@ from facelib import training_ladder
 DEFAULT_DATA = Path("data")
 LADDER = "ladder-"  # what names of the training ladder's runs begin with
 SEED = "-s"  # what stands before a further seed at the end of a run's name
-MODELS = (".onnx", ".pth", ".pt")
+MODELS = (".onnx", ".pth", ".pt", ".safetensors")
 # The module whose code, with all that it imports, decides what comes out of a notebook's run...
 MODULE_OF = {"flops": "flops", "train": "train", "verify": "verification", "statistics": "statistics"}
 MODULE_OF |= {"evaluation_ladder": "evaluation_ladder", "low_light": "low_light_study", "integrity": "integrity"}
@@ -192,7 +192,9 @@ def plan(name: str, profile: dict, data: Path) -> dict:
 
 def needs_of(model: str, source: str) -> list[str]:
     """What a run that scores pairs with this model depends on."""
-    return ["$(LFW_LANDMARKS)", "$(PAIRS)", source if model == "released" else f"{source}/metrics.json"]
+    declared = f"{source}.json"  # facelib.model_input
+    weights = [source, *([declared] if Path(declared).exists() else [])]
+    return ["$(LFW_LANDMARKS)", "$(PAIRS)", *(weights if model == "released" else [f"{source}/metrics.json"])]
 
 
 def grid_runs(profile: dict) -> dict[str, dict]:

@@ -3,7 +3,7 @@
 One verification leaves one folder:
 
     scores.npz         score, genuine, fold and the two images' names of each pair
-    metrics.json       measures() and the model's name
+    metrics.json       measures() and the number of images
     parameters.json    model, folder of images, seed, protocol
     environment.json   commit, package versions, machine, fingerprints of data and model
 
@@ -27,9 +27,10 @@ from tqdm import tqdm
 from facelib import alignment, low_light, provenance, published
 from facelib.images import lfw_images, list_images
 from facelib.loader import Loader
-from facelib.models import SIZE, Embedder, choose_device, load_embedder
+from facelib.models import SIZE, Embedder, choose_device
 from facelib.output import whole_folder, write_json
 from facelib.pairs import PairImages, Pairs, images_of_pairs, read_pairs
+from facelib.pretrained import load_embedder
 from facelib.protocol import Protocol
 from facelib.verification_bin import BinImages, bin_pairs
 
@@ -239,7 +240,7 @@ def verify(
         asked = {"model": str(model), "lfw": str(lfw), "images": images.name, "seed": seed}
         asked |= dataclasses.asdict(protocol)
         write_json(folder / "parameters.json", asked)
-        environment |= {"data": alignment.fingerprint(images, dataset.images), "model": model_fingerprint(model)}
+        environment |= {"data": alignment.fingerprint(images, dataset.images), "model": model_fingerprint(embedder)}
         write_json(folder / "environment.json", environment)
         write_json(folder / "metrics.json", found)
     return found
@@ -270,9 +271,9 @@ def stored_pairs(file: str | Path, protocol: Protocol) -> BinImages:
     return bin_pairs(file, protocol.folds)
 
 
-def model_fingerprint(model: str | Path) -> str:
-    """The first DIGITS hex digits of SHA-256 of the model's file, or of the weights in a run's folder."""
-    return alignment.fingerprint(Path(model) / "weights.safetensors" if Path(model).is_dir() else model)
+def model_fingerprint(embedder: Embedder) -> str:
+    """The first DIGITS hex digits of SHA-256 of the file with the model's weights."""
+    return alignment.fingerprint(embedder.file)
 
 
 if __name__ == "__main__":

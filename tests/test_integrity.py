@@ -15,7 +15,8 @@ from facelib import alignment, integrity, integrity_plots, synthetic
 from facelib.data import read_pairs
 from facelib.images import list_images, read_image
 from facelib.integrity import check, in_both, in_several_folds, shared_names, without
-from facelib.models import create_model, load_embedder
+from facelib.models import create_model
+from facelib.pretrained import load_embedder
 from facelib.verification import best_threshold
 
 COPIED, STRANGER = "Somebody_Else", "Synthetic_000100"

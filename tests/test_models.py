@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 
-from facelib.models import create_model, load_embedder
+from facelib.models import create_model
+from facelib.pretrained import load_embedder
 
 BLOCKS = {  # in each of the four layers
     "iresnet18": (2, 2, 2, 2),
@@ -230,6 +231,22 @@ def test_a_checkpoint_embeds_as_its_network_on_rgb_in_minus_1_to_1(tmp_path, sta
     assert same(embeddings, expected)
 
 
+@pytest.mark.parametrize("wrap", ["plain", "from DistributedDataParallel"])
+def test_a_safetensors_file_embeds_as_its_network_too(tmp_path, state, expected, crops, wrap):
+    safetensors.torch.save_file(WRAPS[wrap](state), tmp_path / "backbone.safetensors")
+    assert same(load_embedder(tmp_path / "backbone.safetensors").embed(crops), expected)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_state_dict_is_fed_in_the_order_and_range_that_the_file_beside_it_declares(tmp_path, state, crops, suffix):
+    file = tmp_path / f"backbone.{suffix}"
+    safetensors.torch.save_file(state, file) if suffix == "safetensors" else torch.save(state, file)
+    (tmp_path / f"{file.name}.json").write_text('{"colours": "BGR", "range": [0, 1]}')
+    with torch.no_grad():
+        expected = iresnet_forward(state, crops[:, [2, 1, 0]].float() / 255)
+    assert same(load_embedder(file).embed(crops), expected)
+
+
 @pytest.fixture(scope="module")
 def small_state() -> dict[str, torch.Tensor]:
     return create_model("iresnet18_025", 4).state_dict()
@@ -301,7 +318,7 @@ GARBAGE = {
 }
 
 
-@pytest.mark.parametrize("suffix", ["pth", "pt", "onnx"])
+@pytest.mark.parametrize("suffix", ["pth", "pt", "safetensors", "onnx"])
 @pytest.mark.parametrize("kind", GARBAGE)
 def test_garbage_is_refused_by_name(tmp_path, suffix, kind):
     (tmp_path / f"garbage.{suffix}").write_bytes(GARBAGE[kind])

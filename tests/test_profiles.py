@@ -138,6 +138,15 @@ def test_the_detectors_that_come_with_a_released_model_are_passed_over(tmp_path)
     assert plan["released"] == f"{tmp_path}/weights/w600k_r50.onnx" and not plan["left_out"]
 
 
+def test_a_released_models_declaration_is_what_its_runs_depend_on_too(tmp_path):
+    runs = profiles.plan("small", PROFILES["small"], put(tmp_path, "weights/model.safetensors"))["runs"]
+    assert runs["verify/released-normal"]["needs"][-1] == f"{tmp_path}/weights/model.safetensors"
+    put(tmp_path, "weights/model.safetensors.json")
+    runs = profiles.plan("small", PROFILES["small"], tmp_path)["runs"]
+    for run in ("verify/released-normal", "low_light/released", "integrity"):
+        assert f"{tmp_path}/weights/model.safetensors.json" in runs[run]["needs"]
+
+
 def test_a_model_with_a_space_in_its_name_is_refused_because_make_cannot_name_it(tmp_path):
     with pytest.raises(ValueError, match="my model.onnx.*spaces"):
         profiles.plan("small", PROFILES["small"], put(tmp_path, "weights/my model.onnx"))

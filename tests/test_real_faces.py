@@ -5,7 +5,7 @@ import pytest
 from facelib import alignment, flops, verification
 from facelib.data import PairImages, Pairs, read_pairs
 from facelib.images import lfw_images
-from facelib.models import load_embedder
+from facelib.pretrained import load_embedder
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from facelib import ROOT, alignment, synthetic
-from facelib.models import load_embedder
+from facelib.pretrained import load_embedder
 from facelib.train import Config, learning_rate, train
 
 
