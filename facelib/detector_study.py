@@ -18,7 +18,8 @@ from facelib import provenance
 from facelib.detectors import DETECTORS, create_detector
 from facelib.images import read_image
 from facelib.landmarks import BATCH, find_landmarks, fingerprint
-from facelib.models import choose_device, load_embedder
+from facelib.models import choose_device
+from facelib.pretrained import load_embedder
 from facelib.output import whole_folder, write_json
 from facelib.pairs import PairImages
 from facelib.verification import embed_images, find_pairs, measures, model_fingerprint, pair_scores
@@ -62,7 +63,7 @@ def study(
         np.savez_compressed(folder / "scores.npz", **arrays)
         asked = {"model": str(model), "lfw": str(lfw), "images": images.name}
         write_json(folder / "parameters.json", asked | {"pairs": pairs, "folds": folds, "flip": flip})
-        environment |= {"data": fingerprint(images, dataset.images), "model": model_fingerprint(model)}
+        environment |= {"data": fingerprint(images, dataset.images), "model": model_fingerprint(embedder)}
         write_json(folder / "environment.json", environment)
         write_json(folder / "metrics.json", metrics)
     return metrics

@@ -3,7 +3,7 @@
 One verification leaves one folder:
 
     scores.npz         score, genuine, fold and the two images' names of each pair
-    metrics.json       measures() and the number of images
+    metrics.json       measures(), the number of images and, of a model from elsewhere, facelib.colour_order's check
     parameters.json    model, folder of images, seed, protocol
     environment.json   commit, package versions, machine, fingerprints of data and model
 
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from facelib import alignment, low_light, provenance, published
+from facelib import alignment, colour_order, low_light, provenance, published
 from facelib.images import lfw_images, list_images
 from facelib.loader import Loader
 from facelib.models import SIZE, Embedder, choose_device
@@ -235,6 +235,9 @@ def verify(
     with whole_folder(output, FILES) as folder:
         scores = score_pairs(embedder, dataset, protocol)
         found = protocol_measures(scores, listed, protocol) | {"images": len(dataset)}
+        if embedder.declaration is not None:
+            found["colour_order"] = colour_order.check(embedder, dataset, listed.genuine)
+            colour_order.warn(embedder, found["colour_order"])
         pairs_of = {"genuine": listed.genuine, "fold": listed.fold, "first": listed.first, "second": listed.second}
         np.savez_compressed(folder / "scores.npz", score=scores, **pairs_of)
         asked = {"model": str(model), "lfw": str(lfw), "images": images.name, "seed": seed}

@@ -11,7 +11,8 @@ from facelib.data import PairImages
 from facelib.detector_study import images_per_second, study
 from facelib.detectors import DETECTORS
 from facelib.landmarks import find_landmarks
-from facelib.models import create_model, load_embedder
+from facelib.models import create_model
+from facelib.pretrained import load_embedder
 from facelib.verification import embed_images, find_pairs, measures, pair_scores
 
 

@@ -2,9 +2,10 @@
 
 import pytest
 
-from facelib import alignment, flops, verification
+from facelib import alignment, colour_order, flops, verification
 from facelib.data import PairImages, Pairs, read_pairs
 from facelib.images import lfw_images
+from facelib.model_input import Input
 from facelib.pretrained import load_embedder
 
 
@@ -53,6 +54,19 @@ def test_the_released_model_verifies_lfw(sample, real_data):
     scores = verification.pair_scores(embeddings, dataset.first, dataset.second)
     found = verification.measures(scores, pairs.genuine, pairs.fold)
     assert found["accuracy"] > 0.97 and found["auc"] > 0.99  # 99.30 % on all of View 2; these are 300 pairs
+
+
+def test_the_released_mobilefacenet_is_seen_to_take_rgb(sample, real_data):
+    model = real_data / "weights" / "arcface_mobilefacenet_y1.onnx"
+    if not model.exists():
+        pytest.skip(f"no {model}")
+    folder, pairs, landmarks = sample
+    embedder = load_embedder(model)
+    found = colour_order.check(embedder, PairImages(folder, pairs, landmarks), pairs.genuine)
+    assert found["better"] == "RGB" and found["gap"] > 6
+    embedder.takes = Input("BGR", embedder.takes.mean, embedder.takes.std)
+    wrong = colour_order.check(embedder, PairImages(folder, pairs, landmarks), pairs.genuine)
+    assert wrong["declared"] == "BGR" and wrong["better"] == "RGB"
 
 
 def test_the_released_mobilefacenet_costs_what_its_paper_says(real_data):
