@@ -235,7 +235,7 @@ def verify(
     with whole_folder(output, FILES) as folder:
         scores = score_pairs(embedder, dataset, protocol)
         found = protocol_measures(scores, listed, protocol) | {"images": len(dataset)}
-        if embedder.declaration is not None:
+        if embedder.declaration is not None and not stored:  # whose file tells no person by name
             found["colour_order"] = colour_order.check(embedder, dataset, listed.genuine)
             colour_order.warn(embedder, found["colour_order"])
         pairs_of = {"genuine": listed.genuine, "fold": listed.fold, "first": listed.first, "second": listed.second}
