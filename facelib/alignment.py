@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from facelib.detectors import CROP_SIZE, DETECTORS, SMALLEST, TEMPLATE
 from facelib.images import lfw_images, list_images, read_image
-from facelib.landmarks import COLUMNS, DIGITS, OWN, SEEN, detect, find_landmarks, fingerprint, rows_file, with_median
+from facelib.landmarks import COLUMNS, OWN, SEEN, detect, rows_file, with_median
 
 
 def similarity_transform(landmarks: np.ndarray, template: np.ndarray = TEMPLATE) -> np.ndarray:

@@ -19,9 +19,9 @@ from facelib.detectors import DETECTORS, create_detector
 from facelib.images import read_image
 from facelib.landmarks import BATCH, find_landmarks, fingerprint
 from facelib.models import choose_device
-from facelib.pretrained import load_embedder
 from facelib.output import whole_folder, write_json
 from facelib.pairs import PairImages
+from facelib.pretrained import load_embedder
 from facelib.verification import embed_images, find_pairs, measures, model_fingerprint, pair_scores
 
 FILES = ("scores.npz", "metrics.json", "parameters.json", "environment.json")

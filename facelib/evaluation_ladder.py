@@ -14,8 +14,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from facelib import alignment, provenance
+from facelib import provenance
 from facelib.images import list_images
+from facelib.landmarks import find_landmarks, fingerprint
 from facelib.models import choose_device
 from facelib.output import whole_folder, write_json
 from facelib.pairs import PairImages
@@ -91,7 +92,7 @@ def climb(
         protocol.check()
         find_pairs(lfw, protocol.pairs, protocol.folds)
     images, _ = find_pairs(lfw)
-    landmarks = alignment.find_landmarks(images, cache, device)
+    landmarks = find_landmarks(images, cache, device)
     with whole_folder(output, FILES) as folder:
         scored: dict[Protocol, tuple] = {}  # rungs that differ in the threshold alone share their scores
         metrics, arrays = {}, {}
@@ -118,7 +119,7 @@ def climb(
         asked |= {"rungs": {name: dataclasses.asdict(protocol) for name, protocol in protocols.items()}}
         write_json(folder / "parameters.json", asked)
         used = list_images(images)
-        environment |= {"data": alignment.fingerprint(images, used), "model": model_fingerprint(embedder)}
+        environment |= {"data": fingerprint(images, used), "model": model_fingerprint(embedder)}
         write_json(folder / "environment.json", environment)
         write_json(folder / "metrics.json", metrics)
     return metrics

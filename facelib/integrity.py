@@ -28,10 +28,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from facelib import alignment, provenance
+from facelib import provenance
 from facelib.duplicates import Prints, exact_pairs, near_pairs, read_prints
 from facelib.identity_folder import IdentityFolder
 from facelib.images import list_images
+from facelib.landmarks import find_landmarks, fingerprint
 from facelib.models import choose_device
 from facelib.output import whole_folder, write_json
 from facelib.pairs import PairImages, Pairs, read_pairs
@@ -66,8 +67,8 @@ def check(model: str, train: str, lfw: str, output: str, cache: str = "build/lan
     IdentityFolder(train)  # before minutes of detection: two identities at least
     with whole_folder(output, FILES) as folder:
         prints = {"train": read_prints(train, list_images(train)), "lfw": read_prints(images, list_images(images))}
-        faces = IdentityFolder(train, landmarks=alignment.find_landmarks(train, cache, device))
-        tested = PairImages(images, view2, alignment.find_landmarks(images, cache, device))
+        faces = IdentityFolder(train, landmarks=find_landmarks(train, cache, device))
+        tested = PairImages(images, view2, find_landmarks(images, cache, device))
 
         embeddings = embed_images(embedder, tested)
         scores = pair_scores(embeddings, tested.first, tested.second)
@@ -89,7 +90,7 @@ def check(model: str, train: str, lfw: str, output: str, cache: str = "build/lan
         doubles.to_csv(folder / "duplicates.csv", index=False)
         asked = {"model": str(model), "train": str(train), "lfw": str(lfw), "images": images.name}
         write_json(folder / "parameters.json", asked)
-        environment |= {"train": alignment.fingerprint(train), "data": alignment.fingerprint(images)}
+        environment |= {"train": fingerprint(train), "data": fingerprint(images)}
         write_json(folder / "environment.json", environment | {"model": model_fingerprint(embedder)})
         metrics = {
             "train": {"images": len(faces), "identities": len(faces.identities)},

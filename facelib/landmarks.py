@@ -58,8 +58,10 @@ def find_landmarks(folder: str | Path, cache: str | Path, device: str = "cpu", d
     """Landmarks of every image `<identity>/<file>` of the folder: a table with COLUMNS, indexed by image.
 
     They are those that came with the images, in their folder's landmarks.csv, or, where there are none or a detector
-    of facelib.detectors is named, detected (by MTCNN unless named) and kept in the folder `cache`. Images in which no face is found get the data set's median landmarks and score 0: in face data sets the face is
-    where it usually is. Detected once; a killed call continues where it stopped, and a second one waits for the first.
+    of facelib.detectors is named, detected (by MTCNN unless named) and kept in the folder `cache`. Images in which no
+    face is found get the data set's median landmarks and score 0: in face data sets the face is where it usually is.
+
+    Detected once; a killed call continues where it stopped, and a second one waits for the first.
     Raises ImageError, naming them, if some images can't be read (the others' landmarks are kept), and ValueError
     if no face is found in any image, or a landmarks file that came with the images does not fit them.
     """

@@ -64,8 +64,8 @@ class Order(Sampler):
 class Loader:
     """Batches of (uint8 images (N, 3, H, W), labels (N,)) on the device.
 
-    `dataset` is an identity folder, a pack or a RecordIO, or any dataset of (uint8 image (3, H, W), label). Shuffled, the
-    order depends on the seed and the epoch alone, whatever `workers`; `order.epoch` is the next epoch's number, from 0.
+    `dataset` is an identity folder, a pack or a RecordIO, or any dataset of (uint8 image (3, H, W), label). Shuffled,
+    the order depends on the seed and the epoch alone, whatever `workers`; `order.epoch` numbers the next one, from 0.
     Of `shards` processes each gets images of its own. `crop` leaves the middle of each image alone, which crosses
     processes and the bus faster. On CUDA the next batch crosses the bus, uint8 and from pinned
     memory, on a side stream while the current one is used. On a CPU it is the plain DataLoader.

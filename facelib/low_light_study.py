@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from facelib import alignment, provenance
+from facelib import provenance
+from facelib.landmarks import find_landmarks, fingerprint
 from facelib.low_light import REPAIRS, darken, published
 from facelib.models import SIZE, Embedder, choose_device
 from facelib.output import whole_folder, write_json
@@ -58,7 +59,7 @@ def study(
     environment = provenance.environment(device)
     embedder = load_embedder(model, device)
     images, listed = find_pairs(lfw, pairs, folds)
-    dataset = PairImages(images, listed, alignment.find_landmarks(images, cache, device))
+    dataset = PairImages(images, listed, find_landmarks(images, cache, device))
     tried = {name: repair for name, repair in REPAIRS.items() if repairs or repair is None}
     stops = list(range(most_stops + 1))
     with whole_folder(output, FILES) as folder:
@@ -74,7 +75,7 @@ def study(
         asked = {"model": str(model), "lfw": str(lfw), "images": images.name, "pairs": pairs, "folds": folds}
         asked |= {"flip": flip, "most_stops": most_stops, "repairs": repairs, "seed": seed}
         write_json(folder / "parameters.json", asked)
-        environment |= {"data": alignment.fingerprint(images, dataset.images), "model": model_fingerprint(embedder)}
+        environment |= {"data": fingerprint(images, dataset.images), "model": model_fingerprint(embedder)}
         write_json(folder / "environment.json", environment)
         metrics = {"stops": stops, "repairs": [*tried], "images": len(dataset), "pairs": len(listed)}
         metrics |= {"conditions": found}

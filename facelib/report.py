@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from facelib import (
-    alignment,
     iresnet,
     low_light,
     models,
@@ -23,6 +22,7 @@ from facelib import (
     report_training,
     report_verification,
 )
+from facelib.landmarks import DIGITS
 from facelib.words import join, tex
 
 FIGURES = ("block", "architectures", "precision_recall", "roc", "released_precision_recall", "released_roc")
@@ -48,7 +48,7 @@ def values(results: dict) -> dict[str, str]:
         "low.factor": str(low_light.LOW_LIGHT_FACTOR),
         "low.bits": str(torch.iinfo(torch.uint8).bits),
         "low.highest": str(int(low_light.published(torch.tensor([255], dtype=torch.uint8)))),
-        "digits": str(alignment.DIGITS),
+        "digits": str(DIGITS),
         "left.out": " ".join(tex(sentence) for sentence in plan["left_out"]),
         "claim.unfinished": claim_unfinished(results["unfinished"]),
     }

@@ -32,6 +32,6 @@ def claim_light(metrics: dict) -> str:
     inside = train["0.05"] <= test["0.5"] <= train["0.95"]
     verdict = "within" if inside else "outside"
     return (
-        f"The test's median brightness, {test['0.5']:.0f} of 255, lies {verdict} the range of nine tenths of the training"
-        f" crops, {train['0.05']:.0f} to {train['0.95']:.0f}."
+        f"The test's median brightness, {test['0.5']:.0f} of 255, lies {verdict} the range of nine tenths of the"
+        f" training crops, {train['0.05']:.0f} to {train['0.95']:.0f}."
     )

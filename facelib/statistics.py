@@ -4,10 +4,10 @@ Computed from the scores that the verifications left, apart from them: another s
 leaves one folder:
 
     parameters.json     resamples and seed
-    metrics.json        for each verification, rung of a ladder, condition of light and detector its errors and intervals; for
-                        each ratio and light the comparison of the backbones, for each rung on the same pairs as the
-                        corrected protocol that with it; for each verification how its thresholds hold across folds, and
-                        its measures without the identities that facelib.integrity suspects
+    metrics.json        for each verification, rung of a ladder, condition of light and detector its errors and
+                        intervals; for each ratio and light the comparison of the backbones, for each rung on the same
+                        pairs as the corrected protocol that with it; for each verification how its thresholds hold
+                        across folds, and its measures without the identities that facelib.integrity suspects
     bands.npz           low and high of each verification's ROC and precision-recall curve along GRID
     environment.json    commit, package versions, machine
 """

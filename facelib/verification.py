@@ -24,8 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from facelib import alignment, colour_order, low_light, provenance, published
+from facelib import colour_order, low_light, provenance, published
 from facelib.images import lfw_images, list_images
+from facelib.landmarks import find_landmarks, fingerprint
 from facelib.loader import Loader
 from facelib.models import SIZE, Embedder, choose_device
 from facelib.output import whole_folder, write_json
@@ -243,7 +244,7 @@ def verify(
         asked = {"model": str(model), "lfw": str(lfw), "images": images.name, "seed": seed}
         asked |= dataclasses.asdict(protocol)
         write_json(folder / "parameters.json", asked)
-        environment |= {"data": alignment.fingerprint(images, dataset.images), "model": model_fingerprint(embedder)}
+        environment |= {"data": fingerprint(images, dataset.images), "model": model_fingerprint(embedder)}
         write_json(folder / "environment.json", environment)
         write_json(folder / "metrics.json", found)
     return found
@@ -261,7 +262,7 @@ def find_pairs(lfw: str | Path, pairs: str = "pairs.txt", folds: int = 0) -> tup
 
 def find_crops(images: Path, pairs: Pairs, protocol: Protocol, seed: int, cache: str, device: str) -> PairImages:
     """The crops of the pairs' images in a folder by the protocol; aligned ones by all its images' landmarks."""
-    landmarks = alignment.find_landmarks(images, cache, device) if protocol.crop == "aligned" else None
+    landmarks = find_landmarks(images, cache, device) if protocol.crop == "aligned" else None
     return PairImages(images, pairs, landmarks, protocol.crop, seed)
 
 
@@ -276,7 +277,7 @@ def stored_pairs(file: str | Path, protocol: Protocol) -> BinImages:
 
 def model_fingerprint(embedder: Embedder) -> str:
     """The first DIGITS hex digits of SHA-256 of the file with the model's weights."""
-    return alignment.fingerprint(embedder.file)
+    return fingerprint(embedder.file)
 
 
 if __name__ == "__main__":

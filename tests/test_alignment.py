@@ -10,10 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from facelib import alignment
 from facelib.alignment import TEMPLATE, align, align_folder, similarity_transform
 from facelib.images import read_image
-from facelib.landmarks import find_landmarks
+from facelib.landmarks import COLUMNS, find_landmarks
 from facelib.synthetic import draw_face, make_identity_folder
 
 
@@ -157,7 +156,7 @@ def test_a_crop_is_the_source_aligned_by_the_landmarks_of_its_row(aligned):
     kept = manifest[manifest.outcome != "dropped"]
     assert sorted(found) == sorted(kept.crop)
     for image, row in kept.iterrows():
-        points = row[alignment.COLUMNS[1:11]].to_numpy(np.float32).reshape(5, 2)
+        points = row[COLUMNS[1:11]].to_numpy(np.float32).reshape(5, 2)
         assert np.abs(found[row.crop].astype(int) - align(read_image(source / image), points)).max() <= 1
 
 

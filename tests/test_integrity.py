@@ -15,6 +15,7 @@ from facelib import alignment, integrity, integrity_plots, synthetic
 from facelib.data import read_pairs
 from facelib.images import list_images, read_image
 from facelib.integrity import check, in_both, in_several_folds, shared_names, without
+from facelib.landmarks import fingerprint
 from facelib.models import create_model
 from facelib.pretrained import load_embedder
 from facelib.verification import best_threshold
@@ -237,7 +238,7 @@ def test_a_check_leaves_what_says_how_to_repeat_it(place):
         "images": "lfw-synthetic",
     }
     environment = json.loads((folder / "check" / "environment.json").read_text())
-    assert environment["train"] == alignment.fingerprint(folder / "train")
+    assert environment["train"] == fingerprint(folder / "train")
     assert {"commit", "data", "model", "device"} <= environment.keys()
 
 

@@ -16,7 +16,7 @@ from facelib.synthetic import draw_face, make_identity_folder
 
 
 class Fake:
-    """Instead of a detector: finds landmarks that depend on the picture, none in black ones, and notes what it has seen."""
+    """Instead of a detector: finds landmarks that depend on the picture, none in black ones, and notes what it saw."""
 
     seen: list[int] = []
     patience = 10**9

@@ -2,9 +2,10 @@
 
 import pytest
 
-from facelib import alignment, colour_order, flops, verification
+from facelib import colour_order, flops, verification
 from facelib.data import PairImages, Pairs, read_pairs
 from facelib.images import lfw_images
+from facelib.landmarks import find_landmarks
 from facelib.model_input import Input
 from facelib.pretrained import load_embedder
 
@@ -21,7 +22,7 @@ def sample(real_data, tmp_path_factory):
     for name in {*chosen.first, *chosen.second}:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.jpg").symlink_to(lfw_images(real_data / "lfw") / f"{name}.jpg")
-    return folder, chosen, alignment.find_landmarks(folder, tmp_path_factory.mktemp("cache"))
+    return folder, chosen, find_landmarks(folder, tmp_path_factory.mktemp("cache"))
 
 
 def test_view_2_has_ten_folds_of_300_and_300_pairs(real_data):

@@ -409,7 +409,7 @@ def test_spawned_workers_read_it(tmp_path):
     data = RecordIO(write(tmp_path, standard()))
     data[0]
     context = multiprocessing.get_context("spawn")
-    loader = DataLoader(data, 3, num_workers=1, multiprocessing_context=context, collate_fn=tuple)
+    loader = DataLoader(data, 3, num_workers=1, multiprocessing_context=context, collate_fn=stack)
     assert torch.cat([labels for _, labels in loader]).tolist() == [0, 0, 0, 1, 2, 2]
 
 

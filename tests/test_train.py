@@ -11,7 +11,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from facelib import ROOT, alignment, synthetic
+from facelib import ROOT, synthetic
+from facelib import train as train_module
 from facelib.pretrained import load_embedder
 from facelib.train import Config, learning_rate, train
 
@@ -124,7 +125,7 @@ def test_a_ratio_that_leaves_nothing_is_told_before_faces_are_detected(faces, tm
     def detect(*_):
         raise AssertionError("detection takes minutes")
 
-    monkeypatch.setattr(alignment, "find_landmarks", detect)
+    monkeypatch.setattr(train_module, "find_landmarks", detect)
     with pytest.raises(ValueError, match="ratio 0.1 leaves 0 of 4 identities"):
         train(config(faces, tmp_path / "run", ratio=0.1))
 
