@@ -22,9 +22,9 @@ from torchvision import transforms
 from tqdm import tqdm
 
 from facelib import data, provenance, synthetic
+from facelib.embedder import SIZE
 from facelib.images import list_images
 from facelib.landmarks import OWN, find_landmarks
-from facelib.models import SIZE
 from facelib.output import write_json
 from facelib.verification import measures, pair_scores
 

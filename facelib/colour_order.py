@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch.utils.data import Subset
 from tqdm import tqdm
 
+from facelib.embedder import Embedder
 from facelib.loader import Loader
-from facelib.models import Embedder
 from facelib.pairs import PairImages
 
 PAIRS = 150  # genuine ones at most, of 300 images, each of which is embedded twice

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from facelib.models import SIZE, normalise
+from facelib.embedder import SIZE, normalise
 
 
 def centre_crop(images: Tensor, size: int = SIZE) -> Tensor:

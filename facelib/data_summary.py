@@ -20,9 +20,9 @@ from tqdm import tqdm
 from facelib import provenance
 from facelib.alignment import align, similarity_transform
 from facelib.detectors import TEMPLATE
+from facelib.embedder import choose_device
 from facelib.images import lfw_images, list_images, read_image
 from facelib.landmarks import find_landmarks, fingerprint
-from facelib.models import choose_device
 from facelib.output import whole_folder, write_json
 
 FILES = ("images.csv", "metrics.json", "parameters.json", "environment.json")

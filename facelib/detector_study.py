@@ -16,9 +16,9 @@ import numpy as np
 
 from facelib import provenance
 from facelib.detectors import DETECTORS, create_detector
+from facelib.embedder import choose_device
 from facelib.images import read_image
 from facelib.landmarks import BATCH, find_landmarks, fingerprint
-from facelib.models import choose_device
 from facelib.output import whole_folder, write_json
 from facelib.pairs import PairImages
 from facelib.pretrained import load_embedder

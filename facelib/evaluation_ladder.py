@@ -15,9 +15,9 @@ from dataclasses import replace
 import numpy as np
 
 from facelib import provenance
+from facelib.embedder import choose_device
 from facelib.images import list_images
 from facelib.landmarks import find_landmarks, fingerprint
-from facelib.models import choose_device
 from facelib.output import whole_folder, write_json
 from facelib.pairs import PairImages
 from facelib.pretrained import load_embedder

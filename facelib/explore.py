@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from facelib import low_light, train
+from facelib.embedder import Embedder, choose_device
 from facelib.images import hidden
 from facelib.low_light_study import noise_generator
-from facelib.models import Embedder, choose_device
 from facelib.pairs import PairImages, Pairs
 from facelib.pretrained import load_embedder
 from facelib.profiles import MODELS, NOT_EMBEDDERS

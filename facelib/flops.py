@@ -16,7 +16,7 @@ import torch
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
 from facelib import provenance
-from facelib.models import SIZE, create_model, first_line
+from facelib.embedder import SIZE, create_model, first_line
 from facelib.onnx_models import OnnxEmbedder
 from facelib.output import whole_folder, write_json
 from facelib.pretrained import load_embedder

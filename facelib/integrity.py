@@ -30,10 +30,10 @@ from torch import Tensor
 
 from facelib import provenance
 from facelib.duplicates import Prints, exact_pairs, near_pairs, read_prints
+from facelib.embedder import choose_device
 from facelib.identity_folder import IdentityFolder
 from facelib.images import list_images
 from facelib.landmarks import find_landmarks, fingerprint
-from facelib.models import choose_device
 from facelib.output import whole_folder, write_json
 from facelib.pairs import PairImages, Pairs, read_pairs
 from facelib.pretrained import load_embedder

@@ -20,9 +20,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from facelib import provenance
+from facelib.embedder import SIZE, Embedder, choose_device
 from facelib.landmarks import find_landmarks, fingerprint
 from facelib.low_light import REPAIRS, darken, published
-from facelib.models import SIZE, Embedder, choose_device
 from facelib.output import whole_folder, write_json
 from facelib.pairs import PairImages
 from facelib.pretrained import load_embedder

@@ -11,8 +11,8 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from facelib.embedder import SIZE, Embedder, first_line
 from facelib.model_input import Input, declaration_file, declared, of_range, read_declaration
-from facelib.models import SIZE, Embedder, first_line
 
 
 class OnnxEmbedder(Embedder):

@@ -29,9 +29,9 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from xxhash import xxh3_64, xxh3_64_intdigest
 
+from facelib.embedder import SIZE
 from facelib.images import ImageError, decode_image
 from facelib.loader import by_threads
-from facelib.models import SIZE
 
 FORMAT, VERSION = "facelib pack", 1
 CHUNK = 16  # images under one checksum: 0.6 MB, read at once when the first of them is asked for

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from facelib.alignment import align
 from facelib.crops import centre_crop, random_crop
+from facelib.embedder import SIZE
 from facelib.images import list_images, read_image
 from facelib.loader import Images
-from facelib.models import SIZE
 
 
 @dataclass

@@ -15,9 +15,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from facelib.embedder import Embedder, TorchEmbedder, choose_device, create_model, first_line
 from facelib.iresnet import VARIANTS
 from facelib.model_input import INPUT_KEYS, Input, declaration_file, declared, read_declaration
-from facelib.models import Embedder, TorchEmbedder, choose_device, create_model, first_line
 from facelib.onnx_models import OnnxEmbedder
 
 STATE_DICTS = (".pth", ".pt", ".safetensors")

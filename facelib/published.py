@@ -9,7 +9,7 @@ network sees in the place of an image.
 import torch
 from torch import Tensor
 
-from facelib.models import Embedder, normalise
+from facelib.embedder import Embedder, normalise
 
 
 def low_light_after_normalisation(images: Tensor) -> Tensor:

@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from facelib.embedder import first_line
 from facelib.images import ImageError, decode_image
 from facelib.loader import Images
-from facelib.models import first_line
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 PREFIX = struct.Struct("<4sI")  # MAGIC, flag << 29 | length

@@ -11,7 +11,6 @@ import torch
 from facelib import (
     iresnet,
     low_light,
-    models,
     protocol,
     report_alignment,
     report_answer,
@@ -22,6 +21,7 @@ from facelib import (
     report_training,
     report_verification,
 )
+from facelib.embedder import SIZE
 from facelib.landmarks import DIGITS
 from facelib.words import join, tex
 
@@ -41,7 +41,7 @@ def values(results: dict) -> dict[str, str]:
         "heavy": tex(plan["heavy"]),
         "light": tex(plan["light"]),
         "ratios": ", ".join(f"{ratio:g}" for ratio in plan["ratios"]),
-        "crop": str(models.SIZE),
+        "crop": str(SIZE),
         "stem.kernel": str(stem.kernel_size[0]),
         "stem.stride": str(stem.stride[0]),
         "block.stride": str(residual.layer2[0].conv2.stride[0]),

@@ -26,7 +26,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from facelib import data, losses, models, provenance
+from facelib import data, losses, provenance
+from facelib.embedder import SIZE, choose_device, create_model
 from facelib.landmarks import OWN, find_landmarks
 from facelib.output import whole_folder, write_json
 
@@ -125,10 +126,10 @@ def train(config: Config) -> dict:
     Raises ValueError or OSError, naming what is wrong, before the first step where it can.
     """
     config.check()
-    device = models.choose_device(config.device)
+    device = choose_device(config.device)
     environment = provenance.environment(device)  # now: the repository may have moved on by the end
     torch.manual_seed(config.seed)
-    backbone = models.create_model(config.backbone, config.embedding_size)
+    backbone = create_model(config.backbone, config.embedding_size)
     select_images(config)
     to_align = config.aligned and not data.is_aligned(config.data)
     landmarks = find_landmarks(config.data, config.cache, device) if to_align else None
@@ -182,7 +183,7 @@ def fit(
     backbone.to(device, memory_format=layout).train()
     head.to(device).train()
     loader = data.Loader(
-        dataset, config.batch_size, device, shuffle=True, seed=config.seed, workers=config.workers, crop=models.SIZE
+        dataset, config.batch_size, device, shuffle=True, seed=config.seed, workers=config.workers, crop=SIZE
     )
     weights = [p for p in [*backbone.parameters(), *head.parameters()] if p.requires_grad]
     if config.optimizer == "sgd":

@@ -25,10 +25,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from facelib import colour_order, low_light, provenance, published
+from facelib.embedder import SIZE, Embedder, choose_device
 from facelib.images import lfw_images, list_images
 from facelib.landmarks import find_landmarks, fingerprint
 from facelib.loader import Loader
-from facelib.models import SIZE, Embedder, choose_device
 from facelib.output import whole_folder, write_json
 from facelib.pairs import PairImages, Pairs, images_of_pairs, read_pairs
 from facelib.pretrained import load_embedder

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from facelib.embedder import SIZE, first_line
 from facelib.images import ImageError, decode_image
-from facelib.models import SIZE, first_line
 from facelib.pairs import Pairs
 
 FOLDS = 10

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from xxhash import xxh3_64_intdigest
 
+from facelib.embedder import SIZE
 from facelib.images import ImageError
-from facelib.models import SIZE
 from facelib.output import no_space
 from facelib.pack import BLANK, CHUNK, DTYPES, FORMAT, SHAPE, VERSION, Pack, checksum
 
