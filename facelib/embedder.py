@@ -59,10 +59,10 @@ def first_line(error: Exception) -> str:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """(N, 3, H, W) uint8 in [0, 255] -> float32 in [-1, 1], in the same layout."""
-    pixels = images.permute(0, 2, 3, 1)
-    if pixels.is_contiguous():  # channels-last: three times as fast when it is told so
-        return pixels.float().sub_(127.5).div_(127.5).permute(0, 3, 1, 2)
+    """uint8 in [0, 255] -> float32 in [-1, 1], of any shape, in the same layout."""
+    if images.ndim == 4 and images.is_contiguous(memory_format=torch.channels_last):
+        # three times as fast on a CPU when told that all values lie side by side
+        return images.permute(0, 2, 3, 1).float().sub_(127.5).div_(127.5).permute(0, 3, 1, 2)
     return images.float().sub_(127.5).div_(127.5)
 
 
