@@ -6,7 +6,17 @@ python -m facelib.demo    # the demo profile's synthetic faces, in build/demo/da
 import json
 from pathlib import Path
 
-from facelib import evaluation_ladder, flops, integrity, low_light_study, profiles, statistics, synthetic
+from facelib import (
+    data_summary,
+    detector_study,
+    evaluation_ladder,
+    flops,
+    integrity,
+    low_light_study,
+    profiles,
+    statistics,
+    synthetic,
+)
 from facelib.output import write_json
 from facelib.protocol import Protocol
 from facelib.train import Config, train
@@ -51,7 +61,8 @@ def make_results() -> Path:
     steps = {"flops": flops.measure, "train": lambda **given: train(Config(**given))}
     steps["verify"] = lambda model, lfw, output, **protocol: verify(model, lfw, output, Protocol(**protocol))
     steps |= {"evaluation_ladder": evaluation_ladder.climb, "low_light": low_light_study.study}
-    steps["integrity"] = integrity.check
+    steps |= {"integrity": integrity.check, "detectors": detector_study.study}
+    steps["data"] = lambda train, test, output, duplicates: data_summary.summarise(train, test, output)
     steps["statistics"] = statistics.summarise
     for run in plan["runs"].values():
         if not (Path(run["parameters"]["output"]) / "metrics.json").exists():

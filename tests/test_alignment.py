@@ -272,3 +272,20 @@ def test_wrong_names_are_refused_before_anything_is_written(faces, tmp_path):
     with pytest.raises(ValueError, match="faceless must be one of median, drop, found 'keep'"):
         align_folder(faces, tmp_path / "target", "none", faceless="keep")
     assert not (tmp_path / "target").exists()
+
+
+def test_bombs_links_and_huge_images_are_each_told_and_cost_nothing_else(faces, tmp_path):
+    """A PNG of 400 million pixels in 50 kB, a link to nowhere, a link to an image, and an image 20,000 pixels wide."""
+    source = tmp_path / "source"
+    shutil.copytree(faces, source)
+    odd = source / "odd"
+    odd.mkdir()
+    Image.new("1", (20_000, 20_000)).save(odd / "bomb.png")
+    Image.new("RGB", (20_000, 60), (90, 90, 90)).save(odd / "wide.png")
+    (odd / "nowhere.png").symlink_to(tmp_path / "gone.png")
+    (odd / "linked.jpg").symlink_to(sorted(faces.glob("*/*.jpg"))[0])
+    manifest = align_folder(source, tmp_path / "target", "none")
+    assert manifest.outcome[["odd/bomb.png", "odd/nowhere.png"]].tolist() == ["dropped", "dropped"]
+    assert "exceeds limit" in manifest.reason["odd/bomb.png"] and "nowhere.png" in manifest.reason["odd/nowhere.png"]
+    assert manifest.outcome[["odd/wide.png", "odd/linked.jpg"]].tolist() == ["aligned", "aligned"]
+    assert (odd / "bomb.png").stat().st_size < 100_000 and len(crops(tmp_path / "target")) == 8
