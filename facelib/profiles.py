@@ -157,7 +157,7 @@ def plan(name: str, profile: dict, data: Path) -> dict:
     }
     runs["data"] = {
         "notebook": "data",  # the integrity check looks for the duplicates
-        "parameters": {"train": faces, "test": lfw, "duplicates": False, "output": f"{build}/data"},
+        "parameters": {"train": faces, "test": lfw, "duplicates": False, "output": f"{build}/data_summary"},
         "needs": ["$(TRAIN_LANDMARKS)", "$(LFW_LANDMARKS)"],
     }
     if studies:
