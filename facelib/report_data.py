@@ -2,7 +2,7 @@
 
 from facelib.words import percent
 
-NAMES = {"train": "The training faces", "test": "The test's folder"}
+NAMES = {"train": "The training set", "test": "The test's folder"}
 
 
 def values(results: dict) -> dict[str, str]:
@@ -18,9 +18,11 @@ def claim(name: str, found: dict) -> str:
     """How many images of whom, how large, and in how many of them there is a face."""
     each, (width, height) = found["images_per_identity"], found["commonest_size"]
     size = "all of" if found["sizes"] == 1 else f"of {found['sizes']:,} sizes, mostly"
+    of_each = f"{each['least']:,} to {each['most']:,} of each (median {each['median']:g})"
+    of_each = of_each if each["least"] < each["most"] else f"{each['most']:,} of each"
     sentence = (
-        f"{name} are {found['images']:,} images of {found['identities']:,} identities, {each['least']:,} to"
-        f" {each['most']:,} of each (median {each['median']:g}), {size} {width} $\\times$ {height} pixels."
+        f"{name} has {found['images']:,} images of {found['identities']:,} identities, {of_each}, {size}"
+        f" {width} $\\times$ {height} pixels."
     )
     share = found["faces_found"] / found["images"]
     return sentence if share == 1 else sentence + f" In {percent(1 - share)} of them no face is found."
