@@ -25,6 +25,18 @@ from facelib.verification import verify
 DATA = Path("build/demo/data")
 EXAMPLE = Path("build/example")  # not where the notebooks write, so that what they leave is never taken for these
 RUN = EXAMPLE / "train" / "iresnet18_025-r1"
+# What each notebook of a plan computes with its parameters.
+STEPS = {
+    "flops": flops.measure,
+    "train": lambda **given: train(Config(**given)),
+    "verify": lambda model, lfw, output, **protocol: verify(model, lfw, output, Protocol(**protocol)),
+    "evaluation_ladder": evaluation_ladder.climb,
+    "low_light": low_light_study.study,
+    "integrity": integrity.check,
+    "detectors": detector_study.study,
+    "data": lambda train, test, output, duplicates: data_summary.summarise(train, test, output),
+    "statistics": statistics.summarise,
+}
 
 
 def make_faces(folder: Path = DATA) -> None:
@@ -58,15 +70,9 @@ def make_results() -> Path:
     plan = profiles.plan(EXAMPLE.name, profile, Path("data"))
     EXAMPLE.mkdir(parents=True, exist_ok=True)
     write_json(EXAMPLE / "plan.json", plan)
-    steps = {"flops": flops.measure, "train": lambda **given: train(Config(**given))}
-    steps["verify"] = lambda model, lfw, output, **protocol: verify(model, lfw, output, Protocol(**protocol))
-    steps |= {"evaluation_ladder": evaluation_ladder.climb, "low_light": low_light_study.study}
-    steps |= {"integrity": integrity.check, "detectors": detector_study.study}
-    steps["data"] = lambda train, test, output, duplicates: data_summary.summarise(train, test, output)
-    steps["statistics"] = statistics.summarise
     for run in plan["runs"].values():
         if not (Path(run["parameters"]["output"]) / "metrics.json").exists():
-            steps[run["notebook"]](**run["parameters"])
+            STEPS[run["notebook"]](**run["parameters"])
     return EXAMPLE
 
 

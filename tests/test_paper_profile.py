@@ -11,24 +11,11 @@ import subprocess
 
 import torch
 
-from facelib import (
-    ROOT,
-    data_summary,
-    detector_study,
-    evaluation_ladder,
-    flops,
-    integrity,
-    low_light_study,
-    profiles,
-    statistics,
-    synthetic,
-)
+from facelib import ROOT, profiles, synthetic
+from facelib.demo import STEPS
 from facelib.models import create_model
 from facelib.notebook import run_notebook
-from facelib.protocol import Protocol
 from facelib.results import load_results
-from facelib.train import Config, train
-from facelib.verification import verify
 
 LEFT_OUT = (
     "iresnet50-r0.25",
@@ -55,12 +42,6 @@ def test_every_run_of_the_paper_profile_ends_in_the_report(tmp_path):
     paper = profiles.read_profiles(ROOT / "notebooks" / "profiles.toml")["paper"]
     paper["studies"]["most_stops"] = 0
     plan = profiles.plan("paper", paper, data)
-    steps = {"flops": flops.measure, "train": lambda **given: train(Config(**given))}
-    steps["verify"] = lambda model, lfw, output, **protocol: verify(model, lfw, output, Protocol(**protocol))
-    steps |= {"evaluation_ladder": evaluation_ladder.climb, "low_light": low_light_study.study}
-    steps |= {"integrity": integrity.check, "detectors": detector_study.study}
-    steps["data"] = lambda train, test, output, duplicates: data_summary.summarise(train, test, output)
-    steps["statistics"] = statistics.summarise
     for run in plan["runs"].values():
         run["parameters"]["output"] = str(tmp_path / run["parameters"]["output"])
         if "model" in run["parameters"] and "build/" in run["parameters"]["model"]:
@@ -69,7 +50,7 @@ def test_every_run_of_the_paper_profile_ends_in_the_report(tmp_path):
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     for name, run in plan["runs"].items():
         if not any(left_out in name for left_out in LEFT_OUT):
-            steps[run["notebook"]](**run["parameters"])
+            STEPS[run["notebook"]](**run["parameters"])
 
     results = load_results(tmp_path)
     # The grid's are trained and verified in two lights, the ladder's verified in one.
