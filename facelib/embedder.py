@@ -7,6 +7,7 @@ An embedder wraps a trained backbone: it takes aligned uint8 crops and owns thei
 import difflib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -60,10 +61,15 @@ def first_line(error: Exception) -> str:
 
 def normalise(images: Tensor) -> Tensor:
     """uint8 in [0, 255] -> float32 in [-1, 1], of any shape, in the same layout."""
-    if images.ndim == 4 and images.is_contiguous(memory_format=torch.channels_last):
-        # three times as fast on a CPU when told that all values lie side by side
-        return images.permute(0, 2, 3, 1).float().sub_(127.5).div_(127.5).permute(0, 3, 1, 2)
-    return images.float().sub_(127.5).div_(127.5)
+    if images.device.type != "cpu" or images.numel() == 0:
+        return images.float().sub_(127.5).div_(127.5)
+    # OpenCV's table of 256 values takes a quarter of the time, and PyTorch's threads, which wait by spinning, would
+    # take theirs from the processes that decode.
+    side_by_side = images.ndim == 4 and images.is_contiguous(memory_format=torch.channels_last)
+    values = (images.permute(0, 2, 3, 1) if side_by_side else images).contiguous()
+    table = (np.arange(256, dtype=np.float32) - 127.5) / 127.5
+    found = torch.from_numpy(cv2.LUT(values.numpy().reshape(1, -1), table)).view(values.shape)
+    return found.permute(0, 3, 1, 2) if side_by_side else found
 
 
 def choose_device(device: str) -> str:
