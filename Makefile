@@ -116,7 +116,7 @@ $(CHECKED): $(BUILD)/parameters/lfw.json $(PAIRS) $(RELEASED) $(BUILD)/parameter
 	$(BIN)/python -m facelib.verification $(LFW) $(RELEASED) > $@.partial
 	$(BIN)/python -m facelib.train $(TRAIN_PARAMETERS) >> $@.partial && mv $@.partial $@
 $(TRAIN_LANDMARKS): $(BUILD)/parameters/train_faces.json | $(ENVIRONMENT) $(FLOPS)
-	$(BIN)/python -m facelib.landmarks $(TRAIN_FACES) build/landmarks > $@.partial && mv $@.partial $@
+	$(if $(TRAIN_ALIGNED),echo $(TRAIN_FACES): aligned,$(BIN)/python -m facelib.landmarks $(TRAIN_FACES) build/landmarks) > $@.partial && mv $@.partial $@
 # After the other: two detectors at once would only share the cores.
 $(LFW_LANDMARKS): $(BUILD)/parameters/lfw.json | $(TRAIN_LANDMARKS) $(ENVIRONMENT)
 	$(BIN)/python -m facelib.landmarks $(LFW) build/landmarks > $@.partial && mv $@.partial $@

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from facelib.detectors import CROP_SIZE, DETECTORS, SMALLEST, TEMPLATE
-from facelib.images import lfw_images, list_images, read_image
+from facelib.images import images_folder, list_images, read_image
 from facelib.landmarks import COLUMNS, OWN, SEEN, detect, rows_file, with_median
 
 
@@ -76,7 +76,7 @@ def align_folder(
     if faceless not in FACELESS:
         raise ValueError(f"faceless must be one of {', '.join(FACELESS)}, found {faceless!r}")
     pairs = sorted(source.glob("pairs*.txt"))
-    images = lfw_images(source) if pairs else source
+    images = images_folder(source)
     listed = list_images(images)
     check_target(target, f"from {images.resolve()} with detector {detector}, faceless {faceless}")
     with rows_file(target / ".faces.csv") as rows:

@@ -18,25 +18,47 @@ from torch.utils.data import Dataset
 
 from facelib import write_pack
 from facelib.crops import augment, centre_crop, random_crop, random_flip
-from facelib.identity_folder import IdentityFolder, Share, choose_images
+from facelib.formats import RECORDS, VERIFICATION_SET, is_aligned
+from facelib.identity_folder import IdentityFolder, Share, choose_images, identity_names
+from facelib.images import images_folder
 from facelib.landmarks import find_landmarks, fingerprint
 from facelib.loader import Loader
 from facelib.pack import Pack
 from facelib.pairs import PairImages, Pairs, read_pairs
 from facelib.recordio import RecordIO
-from facelib.verification_bin import read_bin
+from facelib.verification_bin import BinImages, bin_pairs, read_bin
 
 __all__ = [
     "IdentityFolder", "Loader", "Pack", "PairImages", "Pairs", "RecordIO", "Share", "augment", "centre_crop",
-    "choose_images", "fingerprint_of", "is_aligned", "open_faces", "pack", "random_crop", "random_flip", "read_bin",
-    "read_pairs",
+    "choose_images", "fingerprint_of", "identity_names", "is_aligned", "open_crops", "open_faces", "open_images",
+    "pack", "random_crop", "random_flip", "read_bin", "read_pairs",
 ]  # fmt: skip
-RECORDS = "train.rec"
 
 
-def is_aligned(source: str | Path) -> bool:
-    """Whether the source holds aligned crops by its format, a pack or RecordIO, so that no face is to be detected."""
-    return Path(source).is_file() or (Path(source) / RECORDS).exists()
+def open_images(source: str | Path, landmarks=None) -> IdentityFolder | RecordIO | Pack | BinImages:
+    """All images of a data set as they are stored: an identity folder's, an LFW folder's, those of a folder with
+    train.rec, of a pack or of a verification set. `landmarks` (facelib.landmarks.find_landmarks) align a folder's.
+
+    Raises ValueError or OSError, naming what is wrong.
+    """
+    source = Path(source)
+    if source.suffix == VERIFICATION_SET:
+        return bin_pairs(source)
+    if is_aligned(source):
+        return Pack(source) if source.is_file() else RecordIO(source)
+    return IdentityFolder(images_folder(source), landmarks=landmarks)
+
+
+def open_crops(
+    source: str | Path, cache: str | Path = "build/landmarks", device: str = "cpu", skip_unreadable: bool = False
+) -> IdentityFolder | RecordIO | Pack | BinImages:
+    """All images of a data set as aligned crops: open_images, a folder's aligned by facelib.landmarks.find_landmarks,
+    which `cache`, `device` and `skip_unreadable` are for.
+    """
+    if is_aligned(source):
+        return open_images(source)
+    found = find_landmarks(images_folder(source), cache, device, skip_unreadable=skip_unreadable)
+    return open_images(source, found)
 
 
 def open_faces(
@@ -60,9 +82,11 @@ def open_faces(
 def fingerprint_of(source: str | Path, images: list[str] | None = None) -> str:
     """Which data set it is, as facelib.landmarks.fingerprint; of a pack its own, of RecordIO by train.rec's size."""
     source = Path(source)
+    if source.suffix == VERIFICATION_SET:
+        return fingerprint(source)
     if source.is_file():
         return Pack(source).metadata["fingerprint"][:12]
-    return fingerprint(source, [RECORDS] if is_aligned(source) else images)
+    return fingerprint(source, [RECORDS]) if is_aligned(source) else fingerprint(images_folder(source), images)
 
 
 def pack(
@@ -73,14 +97,11 @@ def pack(
     cache: str | Path = "build/landmarks",
     device: str = "cpu",
 ) -> dict:
-    """facelib.write_pack.pack of a data set, or of the one at a path: an identity folder, whose faces are aligned by
-    their landmarks, detected into `cache` if they aren't there yet; or a folder with train.rec.
+    """facelib.write_pack.pack of a data set, or of the one at a path: a folder, whose faces are aligned by their
+    landmarks, detected into `cache` if they aren't there yet; or a folder with train.rec.
     """
     if isinstance(source, (str, Path)):
-        path = Path(source)
-        source = (
-            RecordIO(path) if is_aligned(path) else IdentityFolder(path, landmarks=find_landmarks(path, cache, device))
-        )
+        source = open_crops(source, cache, device, skip_unreadable=True)
     return write_pack.pack(source, target, jpeg, workers)
 
 

@@ -1,5 +1,7 @@
 """Plots of what a data set looks like. Colours are facelib.plots'."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -20,14 +22,16 @@ TITLES = {
 
 def data_panels(tables: dict[str, pd.DataFrame]) -> Figure:
     """Four histograms, as shares of identities or images, training filled and test outlined: images an identity,
-    brightness, residual and scale. `tables` maps "train" and "test" to facelib.data_summary.describe's tables.
+    brightness, residual and scale. `tables` maps "train" and "test" to facelib.data_summary.describe's tables; one that
+    lacks a measure is not in its panel, and a panel of none is left out.
     """
     figure, axes = plt.subplots(2, 2, figsize=(COLUMN, 2.7))
     for axis, (measure, title) in zip(axes.flat, TITLES.items()):
-        values = {
-            name: table.identity.value_counts().to_numpy() if measure == "images" else table[measure].to_numpy()
-            for name, table in tables.items()
-        }
+        values = {name: values_of(table, measure) for name, table in tables.items()}
+        values = {name: found for name, found in values.items() if len(found)}
+        axis.set_visible(bool(values))
+        if not values:
+            continue
         most = max(np.quantile(found, 0.995) for found in values.values())  # a few far out would flatten the rest
         bins = np.histogram_bin_edges(np.clip(np.concatenate([*values.values()]), None, most), 30)
         for name, found in values.items():
@@ -40,13 +44,20 @@ def data_panels(tables: dict[str, pd.DataFrame]) -> Figure:
     axes[1, 0].set_ylabel("share")
     sns.despine(figure)
     figure.tight_layout(h_pad=0.6, w_pad=0.6)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    handles, labels = axes[0, 1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=2, frameon=False)
     return figure
 
 
-def contact_sheet(crops: Tensor, columns: int = 8) -> Figure:
-    """Crops (N, 3, H, W) uint8 side by side, in rows of `columns`."""
+def values_of(table: pd.DataFrame, measure: str) -> np.ndarray:
+    """What a panel shows of a data set: images of each identity, or the measure of each image; none if not known."""
+    if measure == "images":
+        return table.identity[table.identity != ""].value_counts().to_numpy()
+    return table[measure].dropna().to_numpy()
+
+
+def contact_sheet(crops: Sequence[Tensor], columns: int = 8) -> Figure:
+    """Crops (3, H, W) uint8 side by side, in rows of `columns`."""
     rows = -(-len(crops) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(COLUMN, COLUMN * rows / columns), squeeze=False)
     for axis in axes.flat:

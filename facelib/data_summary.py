@@ -4,91 +4,109 @@ One summary leaves one folder:
 
     images.csv         a row for each image: data set, image and describe()'s columns
     metrics.json       for each data set its counts and quantiles
-    parameters.json    the folders
+    parameters.json    the data sets
     environment.json   commit, package versions, machine, fingerprints of the data
 """
-
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
-import torch
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from facelib import provenance
+from facelib import data, provenance
 from facelib.alignment import align, similarity_transform
 from facelib.detectors import TEMPLATE
 from facelib.embedder import choose_device
-from facelib.images import lfw_images, list_images, read_image
-from facelib.landmarks import find_landmarks, fingerprint
+from facelib.identity_folder import identity_names
+from facelib.images import images_folder
+from facelib.landmarks import find_landmarks
+from facelib.loader import by_threads
 from facelib.output import whole_folder, write_json
 
 FILES = ("images.csv", "metrics.json", "parameters.json", "environment.json")
 MEASURES = ("brightness", "residual", "scale")
 QUANTILES = (0.05, 0.5, 0.95)
+BATCH = 256
 
 
 def summarise(
     train: str, test: str, output: str, cache: str = "build/landmarks", device: str = "auto"
 ) -> dict[str, dict]:
-    """Summarise an identity folder and an LFW folder, `train` and `test`, write the folder `output`.
+    """Summarise two data sets of any format of facelib.data, `train` and `test`, and write the folder `output`.
 
     Returns data set -> counts and quantiles: what metrics.json holds. Raises ValueError or FileNotFoundError, naming
     what is wrong.
     """
     device = choose_device(device)
     environment = provenance.environment(device)
-    folders = {"train": Path(train), "test": lfw_images(test)}
+    sources = {"train": train, "test": test}
+    stored = {name: data.open_images(source) for name, source in sources.items()}
     with whole_folder(output, FILES) as folder:
         tables = {}
-        for name, place in folders.items():
-            tables[name] = describe(place, find_landmarks(place, cache, device))
-            environment[name] = fingerprint(place)
+        for name, source in sources.items():
+            detected = not data.is_aligned(source)
+            landmarks = find_landmarks(images_folder(source), cache, device) if detected else None
+            tables[name] = describe(stored[name], landmarks)
+            environment[name] = data.fingerprint_of(source)
         pd.concat(tables, names=["data set", "image"]).to_csv(folder / "images.csv", float_format="%.4f")
         metrics = {name: counts(table) for name, table in tables.items()}
-        write_json(folder / "parameters.json", {"train": str(train), "test": str(test)})
+        write_json(folder / "parameters.json", {name: str(source) for name, source in sources.items()})
         write_json(folder / "environment.json", environment)
         write_json(folder / "metrics.json", metrics)
     return metrics
 
 
-def describe(folder: Path, landmarks: pd.DataFrame) -> pd.DataFrame:
-    """A row for each image of the folder, indexed by image.
+def describe(faces: Dataset, landmarks: pd.DataFrame | None = None) -> pd.DataFrame:
+    """A row for each image of a data set (facelib.data.open_images), indexed by image.
 
-    identity; width and height in pixels; brightness: mean grey value (ITU-R BT.601) of the aligned crop, [0, 255];
-    residual: root mean square distance of the aligned landmarks from the template, in pixels of the crop; scale:
-    pixels of the image to one of the crop, below 1 where the face is enlarged; score: the detector's, 0 without a face.
+    identity, empty if the format doesn't tell; width and height in pixels; brightness: mean grey value (ITU-R BT.601)
+    of the aligned crop, [0, 255]; residual: root mean square distance of the aligned landmarks from the template, in
+    pixels of the crop; scale: pixels of the image to one of the crop, below 1 where the face is enlarged; score: the
+    detector's, 0 without a face. Without landmarks the images are crops themselves, and the last three NaN.
     """
-    images = list_images(folder)
-    points = landmarks.loc[images].to_numpy(np.float32)[:, :10].reshape(-1, 5, 2)
+    images = [*faces.images]
+    points = None if landmarks is None else landmarks.loc[images].to_numpy(np.float32)[:, :10].reshape(-1, 5, 2)
 
-    def row(image: str, points: np.ndarray) -> tuple:
-        picture = read_image(folder / image)
-        matrix = similarity_transform(points)
-        grey = cv2.cvtColor(align(picture, points), cv2.COLOR_RGB2GRAY)
-        off = points @ matrix[:, :2].T + matrix[:, 2] - TEMPLATE
-        residual, scale = np.sqrt((off**2).sum(1).mean()), 1 / np.sqrt(np.linalg.det(matrix[:, :2]))
-        return image.split("/")[0], picture.shape[1], picture.shape[0], grey.mean(), residual, scale
+    def row(i: int) -> tuple:
+        picture = np.ascontiguousarray(faces[i][0].permute(1, 2, 0))
+        crop, residual, scale = picture, np.nan, np.nan
+        if points is not None:
+            matrix = similarity_transform(points[i])
+            off = points[i] @ matrix[:, :2].T + matrix[:, 2] - TEMPLATE
+            crop = align(picture, points[i])
+            residual, scale = np.sqrt((off**2).sum(1).mean()), 1 / np.sqrt(np.linalg.det(matrix[:, :2]))
+        grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
+        return picture.shape[1], picture.shape[0], grey.mean(), residual, scale
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        shown = {"desc": f"images of {folder.name}", "total": len(images), "mininterval": 5}
-        rows = [*tqdm(pool.map(row, images, points), **shown)]
-    table = pd.DataFrame(rows, columns=["identity", "width", "height", *MEASURES], index=pd.Index(images, name="image"))
-    return table.assign(score=landmarks.score)
+    rows = []
+    with tqdm(total=len(images), desc="images", mininterval=5) as bar:
+        for start in range(0, len(images), BATCH):
+            rows += by_threads(row, range(len(images))[start : start + BATCH])
+            bar.update(len(rows) - bar.n)
+    table = pd.DataFrame(rows, columns=["width", "height", *MEASURES], index=pd.Index(images, name="image"))
+    table.insert(0, "identity", identity_names(faces))
+    return table.assign(score=np.nan if landmarks is None else landmarks.score)
 
 
 def counts(table: pd.DataFrame) -> dict:
-    """What describe's table comes to: images, identities, images an identity, sizes, faces found, quantiles."""
-    each = table.identity.value_counts()
+    """What describe's table comes to: images, identities, images an identity, sizes, faces found, quantiles; None
+    where the data set does not tell.
+    """
+    each = table.identity[table.identity != ""].value_counts()
     sizes = table.groupby(["width", "height"]).size().sort_values(ascending=False)
+    several = {"least": int(each.min()), "median": float(each.median()), "most": int(each.max())} if len(each) else None
     found = {
         "images": len(table),
-        "identities": len(each),
-        "images_per_identity": {"least": int(each.min()), "median": float(each.median()), "most": int(each.max())},
+        "identities": len(each) or None,
+        "images_per_identity": several,
         "sizes": len(sizes),
         "commonest_size": [int(side) for side in sizes.index[0]],
-        "faces_found": int((table.score > 0).sum()),
+        "faces_found": None if table.score.isna().all() else int((table.score > 0).sum()),
     }
-    return found | {name: {f"{q:g}": float(table[name].quantile(q)) for q in QUANTILES} for name in MEASURES}
+    return found | {name: quantiles(table[name]) for name in MEASURES}
+
+
+def quantiles(values: pd.Series) -> dict[str, float] | None:
+    """QUANTILES of the values, by their share; None if there are none."""
+    return None if values.isna().all() else {f"{share:g}": float(values.quantile(share)) for share in QUANTILES}

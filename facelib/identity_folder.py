@@ -45,6 +45,12 @@ def choose_images(
     return np.sort(by_identity)
 
 
+def identity_names(faces: Dataset) -> list[str]:
+    """The identity of each image of a data set, by name; of a verification set, which doesn't tell them, all empty."""
+    names = [*faces.identities]
+    return [names[label] for label in faces.labels.tolist()]
+
+
 class IdentityFolder(Images):
     """Images of an identity folder: item i is (uint8 RGB (3, H, W), label), labels contiguous from 0.
 

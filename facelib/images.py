@@ -103,3 +103,9 @@ def lfw_images(folder: str | Path) -> Path:
     raise FileNotFoundError(
         f"{folder}: no LFW images there. Expected <Name>/<Name>_0001.jpg in it or in one of: {', '.join(LFW_FOLDERS)}"
     )
+
+
+def images_folder(folder: str | Path) -> Path:
+    """Where the images of a data folder are: of an LFW folder, known by its pairs files, as lfw_images tells."""
+    folder = Path(folder)
+    return lfw_images(folder) if any(folder.glob("pairs*.txt")) else folder

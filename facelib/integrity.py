@@ -28,11 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from facelib import provenance
-from facelib.duplicates import Prints, exact_pairs, near_pairs, read_prints
+from facelib import data, provenance
+from facelib.duplicates import count_duplicates, find_duplicates, read_prints
 from facelib.embedder import choose_device
-from facelib.identity_folder import IdentityFolder
-from facelib.images import list_images
 from facelib.landmarks import find_landmarks, fingerprint
 from facelib.output import whole_folder, write_json
 from facelib.pairs import PairImages, Pairs, read_pairs
@@ -54,7 +52,10 @@ CHANCE = 0.99  # the share of LFW's identities that are less near to every other
 
 
 def check(model: str, train: str, lfw: str, output: str, cache: str = "build/landmarks", device: str = "auto") -> dict:
-    """Check a training folder and an LFW folder, the faces with the model's eyes, and write the folder `output`.
+    """Check training faces and an LFW folder, the faces with the model's eyes, and write the folder `output`.
+
+    `train` is a data set of any format of facelib.data. Where it holds aligned crops by its format, duplicates are
+    looked for among crops.
 
     Returns what metrics.json holds. Raises ValueError or FileNotFoundError, naming what is wrong, before the first
     image is embedded.
@@ -64,11 +65,13 @@ def check(model: str, train: str, lfw: str, output: str, cache: str = "build/lan
     embedder = load_embedder(model, device)
     images, view2 = find_pairs(lfw)
     view1 = [read_pairs(Path(lfw) / file) for file in VIEW_1 if (Path(lfw) / file).exists()]
-    IdentityFolder(train)  # before minutes of detection: two identities at least
+    stored = data.open_images(train)  # before minutes of detection: a data set at all
     with whole_folder(output, FILES) as folder:
-        prints = {"train": read_prints(train, list_images(train)), "lfw": read_prints(images, list_images(images))}
-        faces = IdentityFolder(train, landmarks=find_landmarks(train, cache, device))
-        tested = PairImages(images, view2, find_landmarks(images, cache, device))
+        faces = data.open_crops(train, cache, device)
+        landmarks = find_landmarks(images, cache, device)
+        tested = PairImages(images, view2, landmarks)
+        whole = data.open_images(images, landmarks if data.is_aligned(train) else None)
+        prints = {"train": read_prints(stored), "lfw": read_prints(whole)}
 
         embeddings = embed_images(embedder, tested)
         scores = pair_scores(embeddings, tested.first, tested.second)
@@ -79,18 +82,18 @@ def check(model: str, train: str, lfw: str, output: str, cache: str = "build/lan
         cosine, nearest = nearest_identities(identity_means(embed_images(embedder, faces), faces.labels), lfw_means)
         chance = nearest_others(lfw_means)
         limit = float(np.quantile(chance, CHANCE))
-        likeness = pd.DataFrame({"train": faces.identities, "lfw": lfw_names[nearest], "cosine": cosine})
+        likeness = pd.DataFrame({"train": [*faces.identities], "lfw": lfw_names[nearest], "cosine": cosine})
         likeness = likeness.sort_values("cosine", ascending=False, kind="stable")
         suspects = likeness[likeness.cosine >= threshold]
         suspects.to_csv(folder / "suspects.csv", index=False, float_format="%.6f")
-        arrays = {"train": np.array(faces.identities), "lfw": lfw_names[nearest], "cosine": cosine, "chance": chance}
+        arrays = {"train": np.array([*faces.identities]), "lfw": lfw_names[nearest], "cosine": cosine, "chance": chance}
         np.savez_compressed(folder / "similarity.npz", **arrays)
 
-        doubles = duplicates(prints)
+        doubles = find_duplicates(prints)
         doubles.to_csv(folder / "duplicates.csv", index=False)
         asked = {"model": str(model), "train": str(train), "lfw": str(lfw), "images": images.name}
         write_json(folder / "parameters.json", asked)
-        environment |= {"train": fingerprint(train), "data": fingerprint(images)}
+        environment |= {"train": data.fingerprint_of(train), "data": fingerprint(images)}
         write_json(folder / "environment.json", environment | {"model": model_fingerprint(embedder)})
         metrics = {
             "train": {"images": len(faces), "identities": len(faces.identities)},
@@ -111,7 +114,7 @@ def check(model: str, train: str, lfw: str, output: str, cache: str = "build/lan
                     "quantiles": quantiles(chance),
                 },
             },
-            "duplicates": count_duplicates(doubles),
+            "duplicates": count_duplicates(doubles, prints),
         }
         write_json(folder / "metrics.json", metrics)
     return metrics
@@ -187,31 +190,3 @@ def without(first: Iterable[str], second: Iterable[str], identities: Iterable[st
     """Which pairs (P,) bool of images `<identity>/...`, first and second, show none of the identities."""
     left_out = {*identities}
     return np.array([not {identity_of(a), identity_of(b)} & left_out for a, b in zip(first, second)], bool)
-
-
-def duplicates(prints: dict[str, Prints]) -> pd.DataFrame:
-    """All pairs of duplicates within the folders `train` and `lfw` and across, one a row.
-
-    Columns: kind (exact or near), first_folder, first, second_folder, second.
-    """
-    rows = []
-    for one, other in (("train", "train"), ("lfw", "lfw"), ("train", "lfw")):
-        for kind, find in (("exact", exact_pairs), ("near", near_pairs)):
-            for i, j in find(prints[one], None if one == other else prints[other]):
-                rows.append((kind, one, prints[one].images[i], other, prints[other].images[j]))
-    return pd.DataFrame(rows, columns=["kind", "first_folder", "first", "second_folder", "second"])
-
-
-def count_duplicates(pairs: pd.DataFrame) -> dict:
-    """The counts of duplicates()' rows. Within a folder, a pair of two identities means that a label is wrong."""
-    counts = {}
-    for one, other in (("train", "train"), ("lfw", "lfw"), ("train", "lfw")):
-        here = pairs[(pairs.first_folder == one) & (pairs.second_folder == other)]
-        two = here["first"].map(identity_of) != here["second"].map(identity_of)
-        found = {}
-        for kind in ("exact", "near"):
-            found[kind] = int((here.kind == kind).sum())
-            if one == other:
-                found[f"{kind}_of_two_identities"] = int(((here.kind == kind) & two).sum())
-        counts[one if one == other else "across"] = found
-    return counts

@@ -28,7 +28,7 @@ import torch
 from tqdm import tqdm
 
 from facelib.detectors import Detector, create_detector
-from facelib.images import ImageError, lfw_images, list_images, read_image
+from facelib.images import ImageError, images_folder, list_images, read_image
 
 POINTS = ["left_eye", "right_eye", "nose", "mouth_left", "mouth_right"]
 COLUMNS = ["image", *(f"{point}_{axis}" for point in POINTS for axis in "xy"), "score"]
@@ -54,7 +54,9 @@ def fingerprint(folder: str | Path, images: list[str] | None = None) -> str:
     return digest.hexdigest()[:DIGITS]
 
 
-def find_landmarks(folder: str | Path, cache: str | Path, device: str = "cpu", detector: str = "") -> pd.DataFrame:
+def find_landmarks(
+    folder: str | Path, cache: str | Path, device: str = "cpu", detector: str = "", skip_unreadable: bool = False
+) -> pd.DataFrame:
     """Landmarks of every image `<identity>/<file>` of the folder: a table with COLUMNS, indexed by image.
 
     They are those that came with the images, in their folder's landmarks.csv, or, where there are none or a detector
@@ -62,17 +64,19 @@ def find_landmarks(folder: str | Path, cache: str | Path, device: str = "cpu", d
     face is found get the data set's median landmarks and score 0: in face data sets the face is where it usually is.
 
     Detected once; a killed call continues where it stopped, and a second one waits for the first.
-    Raises ImageError, naming them, if some images can't be read (the others' landmarks are kept), and ValueError
-    if no face is found in any image, or a landmarks file that came with the images does not fit them.
+    Raises ImageError, naming them, if some images can't be read (the others' landmarks are kept); with
+    `skip_unreadable` their rows are NaN. Raises ValueError if no face is found in any
+    image, or a landmarks file that came with the images does not fit them.
     """
     folder = Path(folder)
     file = folder / OWN
     if detector or not file.exists():
         kind = "" if detector in ("", "mtcnn") else f"{detector}-"
         file = Path(cache) / f"landmarks-{kind}{folder.name}-{fingerprint(folder)}.csv"
+    images = list_images(folder)
     if not file.exists():
-        detect_folder(folder, file, detector or "mtcnn", device)
-    return read_landmarks(file, list_images(folder))
+        return detect_folder(folder, images, file, detector or "mtcnn", device, skip_unreadable)
+    return read_landmarks(file, images)
 
 
 def read_landmarks(file: Path, images: list[str]) -> pd.DataFrame:
@@ -91,25 +95,29 @@ def read_landmarks(file: Path, images: list[str]) -> pd.DataFrame:
     return table
 
 
-def detect_folder(folder: Path, file: Path, detector: str = "mtcnn", device: str = "cpu") -> None:
-    """Detect every image of the folder and write the landmarks file.
+def detect_folder(
+    folder: Path, images: list[str], file: Path, detector: str, device: str, skip_unreadable: bool
+) -> pd.DataFrame:
+    """Detect the folder's images and write the landmarks file, unless some can't be read. Returns find_landmarks'.
 
     Rows gather beside it, in a file named by folder and detector alone: so they survive a kill, and the mending of an
     unreadable image, which changes the data set's fingerprint.
     """
     place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:DIGITS]
     with rows_file(file.with_name(f"detecting-{detector}-{folder.name}-{place}.csv")) as rows:
-        if file.exists():  # the process that this one has waited for has made it
-            return
-        images = list_images(folder)
-        table, unreadable = detect(folder, images, rows, detector, device)
-        if unreadable:
-            shown = "\n".join([*unreadable.values()][:10])
-            raise ImageError(f"{len(unreadable)} of {len(images)} images can't be read:\n{shown}")
-        finished = file.with_suffix(".partial")
-        with_median(table, folder)[COLUMNS[1:]].to_csv(finished, float_format="%.3f")
-        os.replace(finished, file)
-        os.unlink(rows.name)
+        if not file.exists():  # else the process that this one has waited for has made it
+            table, unreadable = detect(folder, images, rows, detector, device)
+            if unreadable and not skip_unreadable:
+                shown = "\n".join([*unreadable.values()][:10])
+                raise ImageError(f"{len(unreadable)} of {len(images)} images can't be read:\n{shown}")
+            table = with_median(table, folder)[COLUMNS[1:]]
+            if unreadable:
+                return table.reindex(images)
+            finished = file.with_suffix(".partial")
+            table.to_csv(finished, float_format="%.3f")
+            os.replace(finished, file)
+            os.unlink(rows.name)
+    return read_landmarks(file, images)
 
 
 def with_median(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -238,8 +246,7 @@ if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
     try:
-        folder = Path(sys.argv[1])
-        folder = lfw_images(folder) if (folder / "pairs.txt").exists() else folder
+        folder = images_folder(sys.argv[1])
         table = find_landmarks(folder, sys.argv[2], "cuda" if torch.cuda.is_available() else "cpu")
     except (OSError, ValueError) as error:
         sys.exit(f"\n{error}")

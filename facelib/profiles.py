@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from facelib import training_ladder
+from facelib.formats import RECORDS, is_aligned
 
 DEFAULT_DATA = Path("data")
 LADDER = "ladder-"  # what names of the training ladder's runs begin with
@@ -31,7 +32,8 @@ MODULE_OF |= {"evaluation_ladder": "evaluation_ladder", "low_light": "low_light_
 MODULE_OF |= {"detectors": "detector_study", "data": "data_summary"}
 # Notebooks whose results the statistics take up.
 FOR_STATISTICS = ("verify", "evaluation_ladder", "low_light", "detectors", "integrity")
-RECORDS = {"output", "provenance"}  # ... but for those that only write it down
+WRITERS = {"output", "provenance"}  # ... but for those that only write it down
+PACK = ".pack"
 # What insightface packs beside its embedders: detectors, landmarks, attributes.
 NOT_EMBEDDERS = ("det_", "scrfd", "1k3d68", "2d106det", "genderage")
 
@@ -45,13 +47,21 @@ def missing(profile: dict, data: Path, gpu: bool) -> list[str]:
     if profile["synthetic"]:
         return []
     lacks = []
-    if not (data / profile["train_faces"]).is_dir():
-        lacks.append(f"training images in {data / profile['train_faces']}/<identity>/<image>.jpg")
+    faces = train_faces(profile, data)
+    if not faces.exists():
+        lacks.append(f"training images in {faces}/<identity>/<image>.jpg, or {RECORDS} in {faces}, or {faces}{PACK}")
     if not (data / profile["lfw"] / "pairs.txt").is_file():
         lacks.append(f"LFW in {data / profile['lfw']}, with its pairs.txt")
     if profile.get("gpu") and not gpu:
         lacks.append("a CUDA GPU")
     return lacks
+
+
+def train_faces(profile: dict, base: Path) -> Path:
+    """Where the profile's training images are: in the pack of their folder's name beside it, or in the folder."""
+    folder = base / profile["train_faces"]
+    pack = folder.with_name(folder.name + PACK)
+    return pack if pack.is_file() else folder
 
 
 def contents(folder: Path) -> str:
@@ -86,7 +96,7 @@ def plan(name: str, profile: dict, data: Path) -> dict:
     """
     build = f"build/{name}"
     base = Path() if profile["synthetic"] else data
-    faces, lfw = str(base / profile["train_faces"]), str(base / profile["lfw"])
+    faces, lfw = str(train_faces(profile, base)), str(base / profile["lfw"])
     runs = {}
     runs["flops"] = {
         "notebook": "flops",
@@ -236,6 +246,7 @@ def makefile(plan: dict) -> str:
         f"LFW := {plan['lfw']}",
         f"RELEASED := {plan['released'] or ''}",
         f"FLOPS := {build}/flops/metrics.json",
+        f"TRAIN_ALIGNED := {'yes' if is_aligned(plan['train_faces']) else ''}",
         f"TRAIN_LANDMARKS := {build}/landmarks-train.txt",
         f"LFW_LANDMARKS := {build}/landmarks-lfw.txt",
     ]
@@ -285,7 +296,7 @@ def modules_behind(module: str, package: Path = Path("facelib")) -> list[str]:
                     imported |= {alias.name for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package.name}."):
                     imported.add(node.module.split(".")[1])
-        unread = {name for name in imported if (package / f"{name}.py").exists()} - found - RECORDS
+        unread = {name for name in imported if (package / f"{name}.py").exists()} - found - WRITERS
     return sorted(found)
 
 
@@ -316,6 +327,7 @@ def code_fingerprint(module: str) -> str:
 
 def listing(folder: Path, cache: Path | None = None) -> dict:
     """The folder, and a hash over the paths of all its files: another one where some were added, renamed or removed.
+    Of a pack, over its header, which has a checksum of all its images' checksums.
 
     Each of these changes the modification time of the folder that it happens in. With `cache`, a file, all files are
     only listed again if such a time is another than when the cache was written.
@@ -325,6 +337,10 @@ def listing(folder: Path, cache: Path | None = None) -> dict:
         if known["times"] == times_of(folder, known["times"]):
             return known["listing"]
     digest = hashlib.sha256()
+    if folder.is_file():
+        with folder.open("rb") as pack:
+            digest.update(pack.read(int.from_bytes(pack.read(8), "little")))
+        return {"folder": str(folder), "files": digest.hexdigest()}
     places = []
     for path, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

@@ -24,6 +24,8 @@ def claim(name: str, found: dict) -> str:
         f"{name} has {found['images']:,} images of {found['identities']:,} identities, {of_each}, {size}"
         f" {width} $\\times$ {height} pixels."
     )
+    if found["faces_found"] is None:
+        return sentence + " They are aligned crops already, and their landmarks are not known."
     share = found["faces_found"] / found["images"]
     return sentence if share == 1 else sentence + f" In {percent(1 - share)} of them no face is found."
 

@@ -108,13 +108,13 @@ def claim_duplicates(results: dict) -> str:
     """How many photographs are there twice, and under how many wrong labels."""
     found = results["integrity"]["metrics"]["duplicates"]
     if not any(here[kind] for here in found.values() for kind in ("exact", "near")):
-        return "No photograph is there twice, neither as equal files nor saved again."
+        return "No photograph is there twice, neither as equal images nor saved again."
     sentences = []
     for place, words in (("train", "within training"), ("lfw", "within the test's folder")):
         here = found[place]
         both = here["exact_of_two_identities"] + here["near_of_two_identities"]
         sentences.append(
-            f"{words} {count(here['exact'], 'pair')} of equal files and {here['near']:,} of one photograph saved again"
+            f"{words} {count(here['exact'], 'pair')} of equal images and {here['near']:,} of one photograph saved again"
             f" ({both:,} of them under two names)"
         )
     sentences.append(f"across both {found['across']['exact']:,} and {found['across']['near']:,}")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from facelib.profiles import PACK
 from facelib.words import join, tex
 
 
@@ -28,12 +29,14 @@ def values(results: dict) -> dict[str, str]:
         else "No identity loses all its images."
     )
 
-    faces, synthetic = Path(runs[0]["parameters"]["data"]).name, results["plan"]["synthetic"]
+    faces, synthetic = Path(runs[0]["parameters"]["data"]).name.removesuffix(PACK), results["plan"]["synthetic"]
     known = {"casia-webface": "those of CASIA-WebFace~\\cite{casia}"}
     source = "synthetic, drawn by facelib" if synthetic else known.get(faces, f"those of the folder {tex(faces)}")
     found["claim.training_data"] = f"The training faces are {source}."
     not_found = [run["metrics"]["faces_not_found"] for run in runs]
-    found["claim.landmarks"] = "which came with the images"
+    summary = results["data"]
+    stored = summary is not None and summary["metrics"]["train"]["faces_found"] is None
+    found["claim.landmarks"] = "before they were stored" if stored else "which came with the images"
     if None not in not_found:
         images = f"all but {max(not_found)} images" if max(not_found) else "every image"
         found["claim.landmarks"] = f"which MTCNN~\\cite{{mtcnn}} finds in {images}"

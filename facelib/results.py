@@ -22,6 +22,9 @@ KINDS = (
     "detectors",
 )
 
+# The columns of facelib.data_summary's table that a data set may not tell.
+MEASURES = ("residual", "scale", "score")
+
 
 def load_results(build: Path) -> dict:
     """The plan with what its finished runs left: train, verify (with scores), flops and statistics (with bands). The
@@ -45,8 +48,7 @@ def load_results(build: Path) -> dict:
         if kind == "flops":
             results["flops"] = found
         elif kind == "data":
-            table = pd.read_csv(folder / "images.csv", dtype={"identity": str, "image": str}, keep_default_na=False)
-            results["data"] = found | {"images": table}
+            results["data"] = found | {"images": read_images(folder)}
         elif kind == "integrity":
             with np.load(folder / "similarity.npz", allow_pickle=False) as arrays:
                 results["integrity"] = found | {name: arrays[name] for name in ("cosine", "chance")}
@@ -59,6 +61,14 @@ def load_results(build: Path) -> dict:
             with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
                 results[apart + kind][key] = found | {name: arrays[name] for name in arrays.files}
     return results
+
+
+def read_images(folder: str | Path) -> pd.DataFrame:
+    """The table images.csv of a summary of data: facelib.data_summary. An identity may be called "null"."""
+    text = {"data set": str, "image": str, "identity": str}
+    return pd.read_csv(
+        Path(folder) / "images.csv", dtype=text, keep_default_na=False, na_values=dict.fromkeys(MEASURES, "")
+    )
 
 
 def run_name(backbone: str, ratio: float) -> str:

@@ -225,13 +225,17 @@ class BinImages(Dataset):
     facelib.data.Pairs; `first` and `second` are (N,) int: each pair's two items. The images are held as they are
     encoded. On reading raises ImageError, naming file and image, for one that is none or of another size.
 
-    The file doesn't tell who is in a pair. In facelib.statistics each image therefore is an identity of its own.
+    The file doesn't tell who is in a pair: all `labels` are those of one identity without a name. In
+    facelib.statistics each image therefore is an identity of its own.
     """
+
+    identities = ("",)
 
     def __init__(self, file: str | Path, encoded: list[bytes], pairs: Pairs):
         self.file, self.pairs = Path(file), pairs
         self.images = sorted({*pairs.first, *pairs.second})
         self.encoded = [encoded[int(name)] for name in self.images]
+        self.labels = torch.zeros(len(self.images), dtype=torch.int64)
         index = {name: i for i, name in enumerate(self.images)}
         self.first = np.array([index[name] for name in pairs.first])
         self.second = np.array([index[name] for name in pairs.second])

@@ -7,8 +7,21 @@ import cv2
 import numpy as np
 import pytest
 
-from facelib import duplicates, synthetic
-from facelib.duplicates import BITS, CORRELATION, SIDE, Prints, difference_hash, exact_pairs, near_pairs, read_prints
+from facelib import data, duplicates, synthetic
+from facelib.bench import write_recordio
+from facelib.duplicates import (
+    BITS,
+    CORRELATION,
+    SIDE,
+    Prints,
+    count_duplicates,
+    difference_hash,
+    exact_pairs,
+    find_duplicates,
+    near_pairs,
+    read_prints,
+)
+from facelib.identity_folder import IdentityFolder
 from facelib.images import ImageError, list_images
 
 FACE = "Synthetic_000000/Synthetic_000000_0001.jpg"
@@ -37,8 +50,12 @@ def save(file, image: np.ndarray, quality: int = 95) -> None:
     assert cv2.imwrite(str(file), image, [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
+def prints_of(folder) -> Prints:
+    return read_prints(IdentityFolder(folder))
+
+
 def found_in(folder) -> tuple[list, list]:
-    prints = read_prints(folder, list_images(folder))
+    prints = prints_of(folder)
     return named(exact_pairs(prints), prints), named(near_pairs(prints), prints)
 
 
@@ -92,27 +109,55 @@ def test_across_two_folders_only_pairs_of_one_image_in_each_are_found(faces, tmp
     (other / "a").mkdir(parents=True)
     shutil.copy(faces / FACE, other / "a" / "copy.jpg")
     save(other / "a" / "again.jpg", cv2.imread(str(faces / FACE)), quality=60)
-    first, second = (read_prints(folder, list_images(folder)) for folder in (faces, other))
+    (other / "b").mkdir()
+    save(other / "b" / "z.jpg", np.zeros((9, 9, 3), np.uint8))
+    first, second = map(prints_of, (faces, other))
     assert named(exact_pairs(first, second), first, second) == [(FACE, "a/copy.jpg")]
     assert named(near_pairs(first, second), first, second) == [(FACE, "a/again.jpg")]
 
 
 def test_images_without_detail_are_not_taken_for_one_another(tmp_path):
     for value in (0, 90, 255):
-        save(tmp_path / "a" / f"{value}.png", np.full((50, 40, 3), value, np.uint8))
+        save(tmp_path / f"{value}" / "a.png", np.full((50, 40, 3), value, np.uint8))
     assert found_in(tmp_path) == ([], [])
 
 
 def test_an_unreadable_image_is_named(faces):
     (faces / FACE).write_bytes((faces / FACE).read_bytes()[:500])
     with pytest.raises(ImageError, match=f"{FACE}.*Replace or delete"):
-        read_prints(faces, list_images(faces))
+        prints_of(faces)
 
 
-def test_the_digest_is_that_of_the_whole_file(faces):
-    prints = read_prints(faces, [FACE])
-    assert prints.digest == [hashlib.sha256((faces / FACE).read_bytes()).hexdigest()]
-    assert len(prints) == 1 and prints.thumbnail.shape == (1, SIDE * SIDE)
+def test_the_digest_is_of_the_shape_and_the_pixels_whatever_the_file(faces):
+    image = cv2.imread(str(faces / FACE))
+    save(faces / "again" / "z.png", image)
+    prints = prints_of(faces)
+    digest = hashlib.sha256(f"{image.shape}".encode() + image[:, :, ::-1].tobytes()).hexdigest()
+    assert [name for name, of in zip(prints.images, prints.digest) if of == digest] == [FACE, "again/z.png"]
+    assert len(prints) == 9 and prints.thumbnail.shape == (9, SIDE * SIDE)
+
+
+def test_each_image_has_its_identity_whatever_the_format_calls_it(faces, tmp_path):
+    data.pack(faces, tmp_path / "faces.pack")
+    assert read_prints(data.Pack(tmp_path / "faces.pack")).identities == prints_of(faces).identities
+    write_recordio(faces, tmp_path / "records")
+    assert read_prints(data.RecordIO(tmp_path / "records")).identities == [str(k // 2) for k in range(8)]
+
+
+def test_rows_tell_the_identities_and_counts_which_pairs_have_two(faces):
+    shutil.copy(faces / FACE, faces / "Synthetic_000003" / "z.jpg")
+    save(faces / "Synthetic_000000" / "again.jpg", cv2.imread(str(faces / FACE)), quality=60)
+    found = find_duplicates({"one": prints_of(faces), "other": prints_of(faces)})
+    within = found[(found.first_set == "one") & (found.second_set == "one")]
+    one, other = "Synthetic_000000", "Synthetic_000003"
+    assert sorted(zip(within.kind, within.first_identity, within.second_identity)) == [
+        ("exact", one, other),
+        ("near", one, one),
+        ("near", one, other),
+    ]
+    counts = count_duplicates(found, ("one", "other"))
+    here = {"exact": 1, "exact_of_two_identities": 1, "near": 2, "near_of_two_identities": 1}
+    assert counts == {"one": here, "other": here, "across": {"exact": 10 + 2, "near": 4}}
 
 
 def test_the_hash_has_a_bit_for_each_pixel_brighter_than_the_one_to_its_left():
@@ -136,7 +181,7 @@ def test_near_pairs_are_those_of_a_search_pair_by_pair(monkeypatch, chunk):
     flips = [sum(1 << int(bit) for bit in rng.choice(64, rng.integers(0, BITS + 2), replace=False)) for _ in range(40)]
     hashes = np.array([int(h) ^ flip for h, flip in zip(rng.choice([0, 2**63 + 5], 40), flips)], np.uint64)
     digests = [str(k // 2) for k in range(40)]
-    prints = Prints([str(k) for k in range(40)], digests, hashes, thumbnails)
+    prints = Prints([str(k) for k in range(40)], [""] * 40, digests, hashes, thumbnails)
 
     def alike(i: int, j: int) -> bool:
         close = (int(hashes[i]) ^ int(hashes[j])).bit_count() <= BITS

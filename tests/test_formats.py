@@ -66,6 +66,28 @@ def test_a_run_on_a_pack_is_the_run_on_the_folder_it_was_made_of(place, tmp_path
     assert pack.tolist() == folder.tolist()
 
 
+def test_a_torn_image_is_left_out_of_a_pack_of_a_folder_and_told(place, tmp_path, capsys):
+    folder = shutil.copytree(place / "bare", tmp_path / "torn")
+    torn = sorted(folder.glob("*/*.jpg"))[3]
+    torn.write_bytes(torn.read_bytes()[:700])
+    found = data.pack(folder, tmp_path / "torn.pack", cache=tmp_path / "cache")
+    name = str(torn.relative_to(folder))
+    assert (
+        found["images"] == 19 and len(found["dropped"]) == 1 and found["dropped"][0].startswith(f"{name}: not a read")
+    )
+    assert name not in data.Pack(tmp_path / "torn.pack").images
+    assert f"1 of 20 images can't be read and are left out, `dropped` tells why: {name}" in capsys.readouterr().out
+
+
+def test_every_format_is_opened_with_all_its_images_stored_or_as_crops(place):
+    photos, crops = data.open_images(place / "photos"), data.open_crops(place / "photos", place / "cache")
+    assert len(photos) == len(crops) == 20 and photos[0][0].shape != crops[0][0].shape == (3, 112, 112)
+    for name in ("photos.pack", "records", "records.pack"):
+        stored, aligned = data.open_images(place / name), data.open_crops(place / name)
+        assert len(stored) == len(stored.images) == 20 and torch.equal(stored[7][0], aligned[7][0])
+        assert data.identity_names(stored) == [stored.identities[k // 5] for k in range(20)]
+
+
 def test_an_empty_share_names_the_source_and_the_parameter(place):
     with pytest.raises(ValueError, match="photos.pack: ratio 0.1 leaves 0 of 4 identities"):
         opened(place, "photos.pack", ratio=0.1)

@@ -170,10 +170,11 @@ def test_planted_duplicates_are_listed_and_counted(place):
     copies = sorted(path.name for path in (folder / "train" / COPIED).iterdir())
     with open(folder / "check" / "duplicates.csv", newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == ["kind", "first_folder", "first", "second_folder", "second"]
+    assert header == ["kind", "first_set", "first", "first_identity", "second_set", "second", "second_identity"]
+    again = "Synthetic_000101"
     assert sorted(rows) == [
-        *(["exact", "train", f"{COPIED}/{name}", "lfw", f"{known}/{name}"] for name in copies),
-        ["near", "train", f"{STRANGER}/{STRANGER}_0001.jpg", "train", "Synthetic_000101/again.jpg"],
+        *(["exact", "train", f"{COPIED}/{name}", COPIED, "lfw", f"{known}/{name}", known] for name in copies),
+        ["near", "train", f"{STRANGER}/{STRANGER}_0001.jpg", STRANGER, "train", f"{again}/again.jpg", again],
     ]
     nothing = {"exact": 0, "exact_of_two_identities": 0, "near": 0, "near_of_two_identities": 0}
     assert metrics["duplicates"] == {

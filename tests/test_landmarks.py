@@ -249,6 +249,16 @@ def test_once_an_unreadable_image_is_replaced_or_deleted_the_others_are_not_dete
     assert sorted(fake.seen) == sorted(values.values())
 
 
+def test_unreadable_images_may_be_left_to_whoever_reads_them(tmp_path, fake):
+    folder, bad = write_all(tmp_path / "faces", MANY), "person0/003.png"
+    (folder / bad).write_bytes(b"no image")
+    table = find_landmarks(folder, tmp_path / "cache", skip_unreadable=True)
+    assert table.loc[bad].isna().all()
+    check(table.drop(bad), {name: value for name, value in MANY.items() if name != bad})
+    with pytest.raises(ImageError, match=bad):
+        find_landmarks(folder, tmp_path / "cache")
+
+
 def test_a_batch_of_unreadable_images_alone_does_no_harm(tmp_path, fake):
     folder = write_all(tmp_path / "faces", MANY)
     for name in list(MANY)[:20]:

@@ -49,6 +49,31 @@ def test_the_largest_profile_that_data_and_device_allow_is_taken(tmp_path):
     assert name == "small" and "paper needs a CUDA GPU" in line
 
 
+def test_training_faces_may_be_recordio_or_a_pack_which_is_taken_before_the_folder_of_its_name(tmp_path):
+    small = PROFILES["small"]
+    for name, there, taken, aligned in (
+        ("folder", ("celeb/a/1.jpg",), "celeb", ""),
+        ("records", ("celeb/train.rec",), "celeb", "yes"),
+        ("pack", ("celeb.pack",), "celeb.pack", "yes"),
+        ("both", ("celeb/a/1.jpg", "celeb.pack"), "celeb.pack", "yes"),
+    ):
+        folder = put(tmp_path / name, "lfw/pairs.txt", *there)
+        assert profiles.choose(PROFILES, folder, gpu=False)[0] == "small"
+        plan = profiles.plan("small", small, folder)
+        assert plan["runs"]["train/iresnet50-r1"]["parameters"]["data"] == str(folder / taken)
+        assert plan["runs"]["integrity"]["parameters"]["train"] == plan["train_faces"] == str(folder / taken)
+        assert f"TRAIN_ALIGNED := {aligned}\n" in profiles.makefile(plan)
+
+
+def test_a_pack_counts_as_another_one_if_its_header_changes(tmp_path):
+    def write(header: bytes, images: bytes) -> str:
+        (tmp_path / "celeb.pack").write_bytes(len(header).to_bytes(8, "little") + header + images)
+        return profiles.listing(tmp_path / "celeb.pack", tmp_path / "cache.json")["files"]
+
+    first = write(b"{checksums 1}", b"images")
+    assert write(b"{checksums 1}", b"images") == first != write(b"{checksums 2}", b"images")
+
+
 def test_the_paper_profile_is_the_published_setting_with_arcfaces_recipe():
     paper = PROFILES["paper"]
     assert (paper["heavy"], paper["light"], paper["ratios"]) == ("iresnet50", "efficientnet_b3", [0.1, 0.25, 0.5, 1.0])

@@ -3,7 +3,7 @@
 from facelib import report_data
 
 
-def metrics(bright: float = 120, faces: int = 100, sizes: int = 1) -> dict:
+def metrics(bright: float = 120, faces: int | None = 100, sizes: int = 1) -> dict:
     brightness = {"0.05": 80.0, "0.5": bright, "0.95": 160.0}
     each = {"least": 10, "median": 24.5, "most": 30}
     found = {"images": 100, "identities": 5, "images_per_identity": each, "sizes": sizes, "commonest_size": [250, 200]}
@@ -23,6 +23,11 @@ def test_counts_and_the_size_are_told_of_both_folders():
 def test_several_sizes_and_faces_not_found_are_told():
     words = said(metrics(sizes=7), metrics(faces=97))
     assert "of 7 sizes, mostly 250" in words and "In 3.0\\,\\% of them no face is found" in words
+
+
+def test_of_stored_crops_no_faces_are_counted():
+    words = said(metrics(faces=None), metrics())
+    assert "aligned crops already" in words and "no face" not in words
 
 
 def test_the_tests_light_is_held_against_the_trainings_range():

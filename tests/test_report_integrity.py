@@ -44,7 +44,7 @@ def test_suspects_beyond_chance_are_held_against_what_chance_gives(beyond, words
 def test_duplicates_under_two_names_are_told():
     said = report_integrity.claim_duplicates(results(two_names=5))
     assert (
-        "within training 1 pair of equal files and 7 of one photograph saved again (5 of them under two names)" in said
+        "within training 1 pair of equal images and 7 of one photograph saved again (5 of them under two names)" in said
     )
 
 
