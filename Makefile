@@ -85,7 +85,7 @@ preview: $(ENVIRONMENT)  ## the report from those runs that are finished; it nam
 	@# so that `make report` never takes them for its own
 	@touch -d 1970-01-02 $(BUILD)/statistics/metrics.json figures/numbers.tex report/report.pdf
 
-figures/numbers.tex: $(RESULTS) $(BUILD)/plan.json notebooks/figures.ipynb $(FIGURES_CODE) build/profile.txt | $(ENVIRONMENT)
+figures/numbers.tex: $(RESULTS) $(wildcard build/bench.json) $(BUILD)/plan.json notebooks/figures.ipynb $(FIGURES_CODE) build/profile.txt | $(ENVIRONMENT)
 	$(EXECUTE) figures $(BUILD)/notebooks/figures.ipynb results=$(BUILD) output=figures
 
 report/report.pdf: report/report.tex report/references.bib figures/numbers.tex | $(ENVIRONMENT)
@@ -145,7 +145,7 @@ pack: $(ENVIRONMENT)  ## one memory-mapped file of aligned crops: make pack SOUR
 	$(BIN)/python -m facelib.data "$(SOURCE)" "$(TARGET)" $(if $(JPEG),--jpeg)
 
 .PHONY: bench
-bench: $(ENVIRONMENT)  ## how fast data is loaded, against the plain pipeline
+bench: $(ENVIRONMENT)  ## how fast data is loaded, against the plain pipeline; the report then tells it
 	$(BIN)/python -m facelib.bench $(DATA)
 
 .PHONY: lab

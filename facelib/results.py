@@ -36,6 +36,8 @@ def load_results(build: Path) -> dict:
     plan = json.loads((build / "plan.json").read_text())
     results = {"plan": plan, "flops": None, "statistics": None, "integrity": None, "data": None, "unfinished": []}
     results |= {kind: {} for kind in KINDS}
+    bench = build.parent / "bench.json"  # what `make bench` left
+    results["bench"] = json.loads(bench.read_text()) if bench.exists() else None
     for name, run in plan["runs"].items():
         folder = Path(run["parameters"]["output"])
         found = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
