@@ -51,6 +51,6 @@ def claim_loading(bench: dict) -> str:
         f"Of {bench['images']:,} {faces} torchvision's plain pipeline (ImageFolder, two workers) loaded"
         f" {speeds['plain']:,.0f} images/s on {bench['threads']} threads, facelib {said['folder']} from the folder,"
         f" {said['recordio']} from RecordIO and, from one memory-mapped file of aligned crops, {said['pack float32']}"
-        f" as normalised numbers and {said['pack uint8']} as bytes, {ratios['pack uint8 to memcpy']:.2f} of what a plain"
-        f" copy in memory reaches (medians of {bench['rounds']} rounds, all in one run)."
+        f" as normalised numbers and {said['pack uint8']} as bytes, {ratios['pack uint8 to memcpy']:.2f} of what"
+        f" a plain copy in memory reaches (medians of {bench['rounds']} rounds, all in one run)."
     )

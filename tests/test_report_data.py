@@ -57,6 +57,6 @@ def test_speeds_of_loading_are_told_if_they_were_measured_and_whose_faces_they_w
     assert report_data.values(results)["claim.loading"] == ""
     words = report_data.values(results | {"bench": bench})["claim.loading"]
     assert "1,200 synthetic faces" in words and "2,000 images/s on 2 threads" in words
-    assert "4,000 (2.0 times) from the same folder" in words and "200,000 (100.0 times) as bytes, 0.75 of" in words
+    assert "4,000 (2.0 times) from the folder" in words and "200,000 (100.0 times) as bytes, 0.75 of" in words
     real = report_data.values(results | {"bench": bench | {"synthetic": False}})["claim.loading"]
     assert "1,200 images of the folder some\\_faces" in real
