@@ -5,11 +5,14 @@ Landmarks are facelib.landmarks', found by one of facelib.detectors.
     python -m facelib.alignment SOURCE TARGET [DETECTOR [FACELESS]]    # align_folder
 """
 
+import contextlib
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -20,6 +23,7 @@ from tqdm import tqdm
 from facelib.detectors import CROP_SIZE, DETECTORS, SMALLEST, TEMPLATE
 from facelib.images import images_folder, list_images, read_image
 from facelib.landmarks import COLUMNS, OWN, SEEN, detect, rows_file, with_median
+from facelib.output import telling
 
 
 def similarity_transform(landmarks: np.ndarray, template: np.ndarray = TEMPLATE) -> np.ndarray:
@@ -78,8 +82,8 @@ def align_folder(
     pairs = sorted(source.glob("pairs*.txt"))
     images = images_folder(source)
     listed = list_images(images)
-    check_target(target, f"from {images.resolve()} with detector {detector}, faceless {faceless}")
-    with rows_file(target / ".faces.csv") as rows:
+    how = f"from {images.resolve()} with detector {detector}, faceless {faceless}"
+    with telling(target), target_of(target, how) as rows:
         table, unreadable = detect(images, listed, rows, detector, device)
         manifest = outcomes(with_median(table, images).reindex(listed), unreadable, faceless)
         manifest["crop"] = crop_names(listed)
@@ -106,15 +110,22 @@ def outcomes(table: pd.DataFrame, unreadable: dict[str, str], faceless: str) -> 
     return table.assign(outcome=outcome, reason=np.select(reasons, why, "no face, median landmarks"))
 
 
-def check_target(target: Path, how: str) -> None:
-    """Make the target, or raise ValueError if it was aligned in another way, or holds other things."""
-    note = target / ".alignment"
+@contextlib.contextmanager
+def target_of(target: Path, how: str) -> Iterator[BinaryIO]:
+    """The file of the faces found so far, in the target, which is made, for this process alone.
+
+    Raises ValueError if the target was aligned in another way, or holds other things.
+    """
+    note, aside = target / ".alignment", target / ".alignment.partial"
     if note.exists() and note.read_text() != how:
         raise ValueError(f"{target}: was aligned {note.read_text()}, not {how}. Choose another target, or delete it.")
-    if target.exists() and not note.exists() and any(target.iterdir()):
+    if target.exists() and not note.exists() and any(file.name != aside.name for file in target.iterdir()):
         raise ValueError(f"{target}: holds something else. Choose a new folder as target.")
     target.mkdir(parents=True, exist_ok=True)
-    note.write_text(how)
+    aside.write_text(how)
+    os.replace(aside, note)
+    with rows_file(target / ".faces.csv") as rows:
+        yield rows
 
 
 def crop_names(images: list[str]) -> list[str]:

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from facelib.detectors import Detector, create_detector
 from facelib.images import ImageError, images_folder, list_images, read_image
+from facelib.output import telling
 
 POINTS = ["left_eye", "right_eye", "nose", "mouth_left", "mouth_right"]
 COLUMNS = ["image", *(f"{point}_{axis}" for point in POINTS for axis in "xy"), "score"]
@@ -104,7 +105,7 @@ def detect_folder(
     unreadable image, which changes the data set's fingerprint.
     """
     place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:DIGITS]
-    with rows_file(file.with_name(f"detecting-{detector}-{folder.name}-{place}.csv")) as rows:
+    with telling(file), rows_file(file.with_name(f"detecting-{detector}-{folder.name}-{place}.csv")) as rows:
         if not file.exists():  # else the process that this one has waited for has made it
             table, unreadable = detect(folder, images, rows, detector, device)
             if unreadable and not skip_unreadable:

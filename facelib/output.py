@@ -46,6 +46,18 @@ def whole_folder(output: str | Path, files: tuple[str, ...] = (), reserve: int =
     shutil.rmtree(old, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def telling(target: Path) -> Iterator[None]:
+    """What the disk refuses in the block, as one sentence that names the target."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or isinstance(error, FileNotFoundError):  # a sentence already, or what was to be read
+            raise
+        refused = OSError(f"{target}: can't be written ({error.strerror or error}). Name another place.")
+        raise no_space(target, error) or refused from error
+
+
 def no_space(output: Path, error: Exception, reserve: int = 0) -> OSError | None:
     """What to raise, naming the output, for an error that means a full disk or quota; None for any other error."""
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)

@@ -25,7 +25,7 @@ from xxhash import xxh3_64_intdigest
 
 from facelib.embedder import SIZE
 from facelib.images import ImageError
-from facelib.output import no_space
+from facelib.output import telling
 from facelib.pack import BLANK, CHUNK, DTYPES, FORMAT, SHAPE, VERSION, Pack, checksum
 
 BEGIN = 8192  # the first image's place. The header takes 1.5 kB and six times the source's description at most
@@ -150,16 +150,6 @@ def file_size(file: str) -> int:
         return os.stat(file).st_size
     except OSError:
         return -1
-
-
-@contextlib.contextmanager
-def telling(target: Path) -> Iterator[None]:
-    """What the disk refuses, as one sentence that names the target."""
-    try:
-        yield
-    except OSError as error:
-        refused = OSError(f"{target}: can't be written ({error.strerror or error}). Name another target.")
-        raise no_space(target, error) or refused from error
 
 
 @contextlib.contextmanager

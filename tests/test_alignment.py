@@ -1,8 +1,10 @@
 """Alignment onto ArcFace's template, of an image and of a folder."""
 
+import errno
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from facelib import alignment
 from facelib.alignment import TEMPLATE, align, align_folder, similarity_transform
 from facelib.images import read_image
 from facelib.landmarks import COLUMNS, find_landmarks
@@ -192,36 +195,72 @@ def test_two_images_of_one_stem_keep_a_crop_each(faces, tmp_path):
 
 KILLED = """
 import os, sys
-from facelib import alignment
-after, source, target = int(sys.argv[1]), *sys.argv[2:]
-count, replace = 0, os.replace
-def dying(*files):
+from facelib import alignment, landmarks
+where, after, source, target = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
+landmarks.BATCH = 2
+count, original = 0, {"replace": os.replace, "detect_batch": landmarks.detect_batch}[where]
+def dying(*arguments):
     global count
     count += 1
     if count > after:
         os.kill(os.getpid(), 9)
-    replace(*files)
-os.replace = dying
+    return original(*arguments)
+setattr(os if where == "replace" else landmarks, where, dying)
+alignment.torch.set_num_threads(1)
 alignment.align_folder(source, target, "none")
 """
 
 
-@pytest.mark.parametrize("after", [0, 3, 6, 7])
-def test_after_a_kill_the_same_call_leaves_what_an_undisturbed_one_does(faces, tmp_path, after):
-    """Killed at the first crop, amid the crops, before the manifest and before the landmarks are in their place."""
-    run = subprocess.run([sys.executable, "-c", KILLED, str(after), faces, tmp_path / "killed"])
+def files_in(folder) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("where, after", [*(("detect_batch", k) for k in (0, 2)), *(("replace", k) for k in range(9))])
+def test_after_a_kill_the_same_call_leaves_what_an_undisturbed_one_does(faces, tmp_path, where, after):
+    """Killed while it looks for faces, and before each of the files it makes is in its place: the note of what is
+    aligned how, six crops, the manifest and the landmarks.
+    """
+    run = subprocess.run([sys.executable, "-c", KILLED, where, str(after), faces, tmp_path / "killed"])
     assert run.returncode == -9 and not (tmp_path / "killed" / "landmarks.csv").exists()
     for target in ("killed", "whole"):
         align_folder(faces, tmp_path / target, "none")
-    left, whole = (
-        {
-            str(file.relative_to(tmp_path / of)): file.read_bytes()
-            for file in (tmp_path / of).rglob("*")
-            if file.is_file()
-        }
-        for of in ("killed", "whole")
-    )
-    assert left == whole
+    assert files_in(tmp_path / "killed") == files_in(tmp_path / "whole")
+
+
+def test_a_disk_that_is_full_or_read_only_is_told_and_what_was_done_is_kept(faces, tmp_path, monkeypatch):
+    written, write = [], Path.write_bytes
+
+    def refuse(file, content):
+        written.append(file)
+        if len(written) > 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, content)
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr(alignment.torch, "get_num_threads", lambda: 1)
+    with pytest.raises(OSError, match="target: no space left on the disk. Make room and run it again"):
+        align_folder(faces, tmp_path / "target", "none")
+    monkeypatch.undo()
+    done = {name: (tmp_path / "target" / name).stat().st_ino for name in crops(tmp_path / "target")}
+    assert len(done) == 3
+    align_folder(faces, tmp_path / "target", "none")
+    assert all((tmp_path / "target" / name).stat().st_ino == inode for name, inode in done.items())
+    assert len(crops(tmp_path / "target")) == 6
+
+    def read_only(*arguments, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    with pytest.raises(OSError, match="other: can't be written .Read-only file system.. Name another place"):
+        align_folder(faces, tmp_path / "other", "none")
+
+
+def test_two_calls_at_once_leave_what_one_does(faces, tmp_path):
+    command = [sys.executable, "-m", "facelib.alignment", faces, tmp_path / "both", "none"]
+    calls = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert ["6 images, 6 aligned" in call.communicate()[0] for call in calls] == [True, True]
+    align_folder(faces, tmp_path / "one", "none")
+    assert files_in(tmp_path / "both") == files_in(tmp_path / "one")
 
 
 def test_only_what_is_new_or_changed_is_aligned_again(faces, tmp_path):

@@ -746,7 +746,7 @@ def test_a_read_only_folder_is_told(target, monkeypatch):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(os, "open", read_only)
-    with pytest.raises(OSError, match="^.*faces.pack: can't be written .Read-only file system.. Name another target.$"):
+    with pytest.raises(OSError, match="^.*faces.pack: can't be written .Read-only file system.. Name another place.$"):
         pack(Faces(act=dict.fromkeys(range(40), never)), target)
 
 
