@@ -1,6 +1,6 @@
 """What facelib.data_summary found, in words."""
 
-from facelib.words import percent, tex
+from facelib.words import tex
 
 NAMES = {"train": "The training set", "test": "The test's folder"}
 
@@ -27,8 +27,8 @@ def claim(name: str, found: dict) -> str:
     )
     if found["faces_found"] is None:
         return sentence + " They are aligned crops already, and their landmarks are not known."
-    share = found["faces_found"] / found["images"]
-    return sentence if share == 1 else sentence + f" In {percent(1 - share)} of them no face is found."
+    faceless = found["images"] - found["faces_found"]
+    return sentence + f" In {faceless:,} of them no face is found." * (faceless > 0)
 
 
 def claim_light(metrics: dict) -> str:
