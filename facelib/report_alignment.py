@@ -29,7 +29,7 @@ def values(results: dict) -> dict[str, str]:
 def claim(metrics: dict[str, dict]) -> str:
     """How many faces each detector finds, and what the model reaches with its alignment, the best one first."""
     found = [
-        f"{NAMES[name]} finds a face in {percent(of['found'] / of['images'])} of {of['images']:,} images"
+        f"{NAMES[name]} finds a face in {of['found']:,} of {of['images']:,} images"
         for name, of in metrics.items()
         if name != "none"
     ]
@@ -46,7 +46,7 @@ def detector_table(results: dict) -> str:
     rows = []
     for name, of in run["metrics"].items():
         intervals = sure(results, "detectors", model, name)
-        cells = [NAMES[name], "--" if name == "none" else f"{100 * of['found'] / of['images']:.1f}"]
+        cells = [NAMES[name], "--" if name == "none" else f"{of['found']:,}"]
         cells += ["--" if name == "none" else f"{of['images_per_second']:.1f}"]
         cells += [f"{100 * of['accuracy']:.2f}", interval_words(intervals.get("accuracy"), 100, 1)]
         cells += [f"{of['auc']:.3f}", interval_words(intervals.get("auc"), 1, 3)]
