@@ -1,75 +1,68 @@
 """The two losses of the report: softmax, equation (1), and ArcFace, equation (2)."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facelib.identity_cross_entropy import identity_cross_entropy
+from facelib.processes import share
 
-class Softmax(nn.Module):
-    """Softmax cross entropy over identities, equation (1) of the report and of Deng et al. 2019 (bias fixed at 0).
 
-    L = -1/N sum_i log( exp(W_yi . x_i) / sum_j exp(W_j . x_i) )
+class Head(nn.Module):
+    """What both losses have: a row W_j for each identity, of several processes (torch.distributed) each its share.
 
-    `weight` is (num_classes, embedding_size): one row W_j an identity.
+    `weight` is (identities of this process, embedding_size), those numbered from `first` on. One seed of PyTorch's
+    gives the same rows whatever the number of processes.
     """
 
     def __init__(self, embedding_size: int, num_classes: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_classes, embedding_size))
-        nn.init.normal_(self.weight, std=0.01)
+        self.num_classes = num_classes
+        mine = share(num_classes)
+        self.first = mine.start
+        rows = torch.empty(num_classes, embedding_size)
+        nn.init.normal_(rows, std=0.01)
+        self.weight = nn.Parameter(rows[mine].clone())
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """embeddings (N, embedding_size) float, labels (N,) int64 in [0, num_classes) -> mean loss, a scalar."""
+
+class Softmax(Head):
+    """Softmax cross entropy over identities, equation (1) of the report and of Deng et al. 2019 (bias fixed at 0).
+
+    L = -1/N sum_i log( exp(W_yi . x_i) / sum_j exp(W_j . x_i) )
+    """
+
+    def forward(self, embeddings: Tensor, labels: Tensor, total: int | None = None) -> Tensor:
+        """embeddings (N, embedding_size) float, labels (N,) int64 in [0, num_classes) -> mean loss, a scalar.
+
+        Of several processes each gives its share of a batch of `total` images.
+        """
         with torch.autocast(embeddings.device.type, enabled=False):
-            embeddings = at_least_float32(embeddings)
-            return F.cross_entropy(F.linear(embeddings, self.weight.to(embeddings.dtype)), labels)
+            x = at_least_float32(embeddings)
+            return identity_cross_entropy(x, self.weight.to(x.dtype), labels, total or len(x), self.first)
 
 
-class ArcFace(nn.Module):
+class ArcFace(Head):
     """Additive angular margin loss, equation (2) of the report, equation (3) of Deng et al. 2019.
 
     L = -1/N sum_i log( e^{s cos(t_yi + m)} / ( e^{s cos(t_yi + m)} + sum_{j != yi} e^{s cos t_j} ) )
 
     where t_j is the angle between the embedding x_i and the identity's row W_j, s the scale and m the margin in
-    radians. Where t + m > pi, cos(t + m) would rise again; there cos(t) - m sin(m) takes its place, as in the
-    ArcFace authors' code, so that the target logit falls monotonically with t over the whole of [0, pi].
-    Angles and logits are computed in float32 at least, under autocast too: a bf16 cosine resolves only 0.004.
-
-    `weight` is (num_classes, embedding_size): one row W_j an identity.
+    radians. Where t + m > pi, cos(t) - m sin(m) takes the place of cos(t + m), which would rise again
+    (facelib.identity_cross_entropy.add_angular_margin). Angles and logits are computed in float32 at least, under
+    autocast too: a bf16 cosine resolves only 0.004.
     """
 
     def __init__(self, embedding_size: int, num_classes: int, scale: float = 64.0, margin: float = 0.5):
-        super().__init__()
+        super().__init__(embedding_size, num_classes)
         self.scale = scale
         self.margin = margin
-        self.weight = nn.Parameter(torch.empty(num_classes, embedding_size))
-        nn.init.normal_(self.weight, std=0.01)
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """embeddings (N, embedding_size) float, labels (N,) int64 in [0, num_classes) -> mean loss, a scalar."""
+    def forward(self, embeddings: Tensor, labels: Tensor, total: int | None = None) -> Tensor:
+        """As Softmax.forward."""
         with torch.autocast(embeddings.device.type, enabled=False):
-            embeddings = at_least_float32(embeddings)
-            weight = self.weight.to(embeddings.dtype)
-            cosine = F.linear(F.normalize(embeddings), F.normalize(weight))
-            rows = labels[:, None]
-            target = add_angular_margin(cosine.gather(1, rows), self.margin)
-            return F.cross_entropy(self.scale * cosine.scatter(1, rows, target), labels)
-
-
-def add_angular_margin(cosine: Tensor, margin: float) -> Tensor:
-    """cos(t + margin) from cos(t), continued as cos(t) - margin sin(margin) where t + margin > pi.
-
-    The gradient goes through the angle. d cos(t + m) / d cos(t) = sin(t + m) / sin(t) has no finite value at
-    t = 0 and t = pi, so cos(t) is kept one rounding step inside (-1, 1) there.
-    """
-    limit = 1 - torch.finfo(cosine.dtype).eps
-    inside = cosine.clamp(-limit, limit)
-    sine = (1 - inside * inside).sqrt()
-    shifted = inside * math.cos(margin) - sine * math.sin(margin)
-    continued = cosine - margin * math.sin(margin)
-    return torch.where(cosine > math.cos(math.pi - margin), shifted, continued)
+            x = F.normalize(at_least_float32(embeddings))
+            weight = self.weight.to(x.dtype)
+            return identity_cross_entropy(x, weight, labels, total or len(x), self.first, self.scale, self.margin)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -1,0 +1,97 @@
+"""Several processes that train one model (torch.distributed): who has what, and how they agree.
+
+PyTorch's launcher, torchrun, starts them, on one host or many; launch() starts it from here. Without it everything here
+is of the one process there is.
+"""
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+PATIENCE = timedelta(minutes=10)  # with a process that is silent; one that died is noticed at once
+
+
+def join(device: str) -> str:
+    """Join the processes that torchrun has started, if it has. Returns this process's device: each has its GPU."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return device
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device != "cpu" else "gloo", timeout=PATIENCE)
+    return device
+
+
+def leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def count() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def shares(total: int, processes: int) -> list[int]:
+    """How many of `total` things each process has: as equal as can be, the first ones have one more."""
+    return [total // processes + (rank < total % processes) for rank in range(processes)]
+
+
+def share(total: int) -> slice:
+    """Which of `total` things are this process's."""
+    counts = shares(total, count())
+    start = sum(counts[: rank()])
+    return slice(start, start + counts[rank()])
+
+
+def gather(mine: Tensor, total: int) -> Tensor:
+    """All processes' parts (n, ...), each its share of `total`, one after the other: (total, ...), on each process."""
+    if count() == 1:
+        return mine
+    counts = shares(total, count())
+    padded = mine.new_zeros(max(counts), *mine.shape[1:])  # all processes must send equally much
+    padded[: len(mine)] = mine
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:n] for part, n in zip(parts, counts)])
+
+
+def reduce(tensor: Tensor, how=dist.ReduceOp.SUM) -> None:
+    """Sum, or what else is asked for, over all processes, in place."""
+    if count() > 1:
+        dist.all_reduce(tensor, how)
+
+
+def agree(wish: int) -> int:
+    """The largest of all processes' wishes. Over the CPU: a GPU's queue need not run empty for it."""
+    if count() == 1:
+        return wish
+    wishes = torch.tensor(wish)
+    dist.all_reduce(wishes, dist.ReduceOp.MAX)
+    return int(wishes)
+
+
+def launch(processes: int, arguments: list[str]) -> int:
+    """Run `python -m facelib.train <arguments>` in so many processes on this machine, their output on ours as it comes.
+
+    Returns the exit code: 0, or the first failing process's.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    threads = max(1, torch.get_num_threads() // processes)
+    environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
+    with subprocess.Popen(
+        [*command, "-m", "facelib.train", *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as launched:
+        for line in launched.stdout:
+            sys.stdout.write(line.decode(errors="replace"))
+    return launched.returncode
