@@ -28,8 +28,8 @@ def identity_cross_entropy(
 ) -> Tensor:  # fmt: skip
     """The mean loss of a batch, a scalar, the same on each process.
 
-    `embeddings` (n, D) float32 or float64 and `labels` (n,) are this process's share of a batch of `total` images, cut
-    by facelib.processes.shares. `weight` (K, D) are the rows of its identities, the numbers from `first` on. Without a `margin` the
+    `embeddings` (n, D) float32 or float64 and `labels` (n,) are this process's share (facelib.processes) of a batch of
+    `total` images. `weight` (K, D) are the rows of its identities, the numbers from `first` on. Without a `margin` the
     logits are embeddings @ weight.T. With one, in radians, the embeddings must have unit length; the logits are `scale`
     times the cosines to the rows, and the target's angle is enlarged: add_angular_margin.
 

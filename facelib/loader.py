@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -33,8 +33,9 @@ def by_threads(item: Callable, indices: list[int]) -> list:
 class Order(Sampler):
     """The indices of each batch: of `length` images, shuffled each epoch anew by (seed, epoch) alone, or in order.
 
-    Of several `shards` each takes its own images, equally many: up to shards - 1 are left out, in each epoch others.
-    A last batch of one image is left out where they are shuffled: batch norm can't train on it.
+    Of several `shards` each takes its share of every batch: which images make up a batch does not depend on them.
+    Shuffled, a last batch of one image is left out, for batch norm can't train on it, or of fewer than one for each
+    shard; in each epoch it holds others. `epoch` numbers the next one, from 0; its first `skip` batches are left out.
     """
 
     def __init__(
@@ -42,31 +43,42 @@ class Order(Sampler):
     ):
         if not 0 <= shard < shards:
             raise ValueError(f"shard must be in [0, {shards}), found {shard}")
-        self.length, self.batch_size, self.shuffle, self.seed = length, batch_size, shuffle, seed
-        self.shard, self.shards, self.epoch = shard, shards, 0
-        self.count = length // shards if shuffle else len(range(shard, length, shards))
-        if shuffle and self.count % batch_size == 1:
-            self.count -= 1
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.shard, self.shards, self.epoch, self.skip = shard, shards, 0, 0
+        self.length, rest = length, length % batch_size
+        self.count = length - rest if shuffle and rest < max(2, shards) else length
 
     def __len__(self) -> int:
+        """Batches of an epoch."""
         return math.ceil(self.count / self.batch_size)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def size(self, number: int) -> int:
+        """How many images batch `number` of an epoch has, all shards'."""
+        return min(self.batch_size, self.count - number * self.batch_size)
+
+    def batches(self, epoch: int) -> Iterator[np.ndarray]:
+        """The indices of each batch of this epoch, all shards'."""
         order = np.arange(self.length)
         if self.shuffle:
-            np.random.default_rng([self.seed, self.epoch]).shuffle(order)
-        self.epoch += 1
-        mine = order[self.shard :: self.shards][: self.count]
-        for start in range(0, len(mine), self.batch_size):
-            yield mine[start : start + self.batch_size].tolist()
+            np.random.default_rng([self.seed, epoch]).shuffle(order)
+        for start in range(0, self.count, self.batch_size):
+            yield order[start : min(start + self.batch_size, self.count)]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, skip = self.epoch, self.skip
+        self.epoch, self.skip = epoch + 1, 0
+        for batch in islice(self.batches(epoch), skip, None):
+            mine = np.array_split(batch, self.shards)[self.shard].tolist()
+            if mine:  # in order, a last batch may be too small for all
+                yield mine
 
 
 class Loader:
     """Batches of (uint8 images (N, 3, H, W), labels (N,)) on the device.
 
     `dataset` is an identity folder, a pack or a RecordIO, or any dataset of (uint8 image (3, H, W), label). Shuffled,
-    the order depends on the seed and the epoch alone, whatever `workers`; `order.epoch` numbers the next one, from 0.
-    Of `shards` processes each gets images of its own. `crop` leaves the middle of each image alone, which crosses
+    the order depends on the seed and the epoch alone, whatever `workers`: facelib.loader.Order, which is `order`. Of
+    `shards` processes each gets its share of every batch. `crop` leaves the middle of each image alone, which crosses
     processes and the bus faster. On CUDA the next batch crosses the bus, uint8 and from pinned
     memory, on a side stream while the current one is used. On a CPU it is the plain DataLoader.
     """

@@ -1,11 +1,13 @@
 """The two losses of the report: softmax, equation (1), and ArcFace, equation (2)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facelib.identity_cross_entropy import identity_cross_entropy
-from facelib.processes import share
+from facelib.processes import gather, share
 
 
 class Head(nn.Module):
@@ -23,6 +25,16 @@ class Head(nn.Module):
         rows = torch.empty(num_classes, embedding_size)
         nn.init.normal_(rows, std=0.01)
         self.weight = nn.Parameter(rows[mine].clone())
+
+    def rows(self) -> dict[str, Tensor]:
+        """All that there is one row for each of this process's identities of, by name."""
+        return {"weight": self.weight}
+
+    def draw(self, labels: Tensor, total: int, step: int) -> None:
+        """Before each step of facelib.train: its labels, this process's share of `total`, and its number."""
+
+    def step(self, rate: float, momentum: float, weight_decay: float, scale: float) -> None:
+        """After each step: what no optimizer updates."""
 
 
 class Softmax(Head):
@@ -52,17 +64,62 @@ class ArcFace(Head):
     autocast too: a bf16 cosine resolves only 0.004.
     """
 
-    def __init__(self, embedding_size: int, num_classes: int, scale: float = 64.0, margin: float = 0.5):
+    def __init__(
+        self,
+        embedding_size: int,
+        num_classes: int,
+        scale: float = 64.0,
+        margin: float = 0.5,
+        sample_rate: float = 1.0,
+        seed: int = 0,
+    ):
+        """With a `sample_rate` below 1 a step's loss sees only this share of the identities: Partial FC (An et al.
+        2022), those of the batch and others drawn by `seed` and the step. draw() must be called before each step and
+        step(), which is SGD for the rows that were seen, after it.
+        """
         super().__init__(embedding_size, num_classes)
-        self.scale = scale
-        self.margin = margin
+        self.scale, self.margin, self.sample_rate, self.seed = scale, margin, sample_rate, seed
+        self.drawn: Tensor | None = None  # the numbers of the identities that are seen, of all processes, rising
+        if sample_rate < 1:
+            self.register_buffer("velocity", torch.zeros_like(self.weight), persistent=False)
+
+    def rows(self) -> dict[str, Tensor]:
+        return super().rows() | ({"velocity": self.velocity} if self.sample_rate < 1 else {})
+
+    def draw(self, labels: Tensor, total: int, step: int) -> None:
+        if self.sample_rate == 1:
+            return
+        # By all processes alike, so that the identities do not depend on their number.
+        generator = torch.Generator(labels.device).manual_seed(self.seed + 1_000_003 * step)
+        chance = torch.rand(self.num_classes, generator=generator, device=labels.device)
+        chance[gather(labels, total)] = 2
+        wanted = max(int((chance == 2).sum()), math.ceil(self.sample_rate * self.num_classes))
+        self.drawn = chance.topk(wanted).indices.sort().values
+        begin, end = torch.searchsorted(
+            self.drawn, torch.tensor([self.first, self.first + len(self.weight)], device=labels.device)
+        ).tolist()
+        self.begin, self.mine = begin, self.drawn[begin:end] - self.first
+        self.seen = self.weight.detach()[self.mine].requires_grad_()
+
+    def step(self, rate: float, momentum: float, weight_decay: float, scale: float) -> None:
+        if self.sample_rate == 1:
+            return
+        with torch.no_grad():
+            gradient = self.seen.grad / scale + weight_decay * self.seen
+            velocity = momentum * self.velocity[self.mine] + gradient
+            self.velocity[self.mine] = velocity
+            self.weight[self.mine] = self.seen - rate * velocity
 
     def forward(self, embeddings: Tensor, labels: Tensor, total: int | None = None) -> Tensor:
         """As Softmax.forward."""
+        weight, first = self.weight, self.first
+        if self.drawn is not None:
+            weight, first = self.seen, self.begin
+            labels = torch.searchsorted(self.drawn, labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             x = F.normalize(at_least_float32(embeddings))
-            weight = self.weight.to(x.dtype)
-            return identity_cross_entropy(x, weight, labels, total or len(x), self.first, self.scale, self.margin)
+            total = total or len(x)
+            return identity_cross_entropy(x, weight.to(x.dtype), labels, total, first, self.scale, self.margin)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -19,31 +20,81 @@ def whole_folder(output: str | Path, files: tuple[str, ...] = (), reserve: int =
     OSError, naming the folder, if the disk has no room; what was there before stays.
     """
     output = Path(output)
-    partial, old = (output.with_name(output.name + suffix) for suffix in (".partial", ".old"))
-    if old.exists() and not output.exists():  # killed between the two renames below
-        old.rename(output)
-    if output.exists():
-        others = sorted({path.name for path in output.iterdir()} - {*files}) if output.is_dir() else ["it is a file"]
-        if others:
-            shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
-            raise FileExistsError(f"{output}: will not be replaced, it is not an earlier result of this kind ({shown})")
+    partial = output.with_name(output.name + ".partial")
+    check_replaceable(output, files)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        if reserve:
-            with (partial / "reserved").open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, reserve)
+        hold(partial, reserve)
         yield partial
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
         if full := no_space(output, error, reserve):
             raise full from error
         raise
+    put_in_place(partial, output)
+
+
+def check_replaceable(output: Path, files: tuple[str, ...]) -> None:
+    """Raise FileExistsError if something else is at `output` than an earlier result: a folder of but `files`."""
+    old = output.with_name(output.name + ".old")
+    if old.exists() and not output.exists():  # killed between the two renames of put_in_place
+        old.rename(output)
+    if output.exists():
+        others = sorted({path.name for path in output.iterdir()} - {*files}) if output.is_dir() else ["it is a file"]
+        if others:
+            shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+            raise FileExistsError(f"{output}: will not be replaced, it is not an earlier result of this kind ({shown})")
+
+
+def hold(folder: Path, reserve: int) -> None:
+    """Take so many bytes of the disk, in the folder's file `reserved`, to be deleted before they are needed."""
+    if reserve:
+        with (folder / "reserved").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, reserve)
+
+
+def put_in_place(folder: Path, output: Path) -> None:
+    """Rename the folder to `output`, in the place of an earlier result."""
+    old = output.with_name(output.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():
         output.rename(old)
-    partial.rename(output)
+    folder.rename(output)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def unfinished_folder(output: str | Path, files: tuple[str, ...], kept: str, reserve: int = 0) -> Iterator[Path]:
+    """As whole_folder, but what a killed or failed block has left in the folder is there the next time.
+
+    The folder is <output>.unfinished, for this process alone: another one that wants it gets BlockingIOError. A block
+    that fails before there is a file `kept` in it leaves no folder.
+    """
+    output = Path(output)
+    folder = output.with_name(output.name + ".unfinished")
+    check_replaceable(output, files)
+    with telling(output):
+        folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("ab") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BlockingIOError(
+                f"{output}: another run is training into it. Wait until it is done, or name another output."
+            ) from None
+        try:
+            hold(folder, reserve)
+            yield folder
+        except BaseException as error:
+            (folder / "reserved").unlink(missing_ok=True)
+            if not (folder / kept).exists():
+                shutil.rmtree(folder)
+            if full := no_space(output, error, reserve):
+                raise full from error
+            raise
+        (folder / "lock").unlink()
+        put_in_place(folder, output)
 
 
 @contextlib.contextmanager
@@ -58,7 +109,7 @@ def telling(target: Path) -> Iterator[None]:
         raise no_space(target, error) or refused from error
 
 
-def no_space(output: Path, error: Exception, reserve: int = 0) -> OSError | None:
+def no_space(output: Path, error: BaseException, reserve: int = 0) -> OSError | None:
     """What to raise, naming the output, for an error that means a full disk or quota; None for any other error."""
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
     if full or os.strerror(errno.ENOSPC) in str(error):  # safetensors has an error of its own, without a number

@@ -8,18 +8,22 @@ import os
 import subprocess
 import sys
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 PATIENCE = timedelta(minutes=10)  # with a process that is silent; one that died is noticed at once
 
 
+def launched() -> bool:
+    """Whether torchrun has started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def join(device: str) -> str:
     """Join the processes that torchrun has started, if it has. Returns this process's device: each has its GPU."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not launched():
         return device
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
@@ -80,13 +84,12 @@ def agree(wish: int) -> int:
     return int(wishes)
 
 
-def launch(processes: int, arguments: list[str]) -> int:
-    """Run `python -m facelib.train <arguments>` in so many processes on this machine, their output on ours as it comes.
-
-    Returns the exit code: 0, or the first failing process's.
+def launch(processes: int, arguments: list[str], variables: dict[str, str]) -> int:
+    """Run `python -m facelib.train <arguments>` in so many processes on this machine, their output on ours as it comes,
+    with these environment variables. A SIGTERM is passed on. Returns the exit code, 0 if all went well.
     """
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment = os.environ | variables | {"PYTHONUNBUFFERED": "1"}
     threads = max(1, torch.get_num_threads() // processes)
     environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
     with subprocess.Popen(

@@ -230,7 +230,7 @@ def training_ladder_runs(profile: dict) -> dict[str, dict]:
             for rung in training_ladder.RUNGS:
                 parameters = {"backbone": profile[role], "ratio": ladder["ratio"], "epochs": ladder["epochs"]}
                 parameters |= training_ladder.recipe(role, rung) | {"seed": seed}
-                parameters["channels_last"] = profile["train"].get("channels_last", False)
+                parameters["memory_format"] = profile["train"].get("memory_format", "auto")
                 found[f"{LADDER}{profile[role]}-{rung}{SEED}{seed}"] = parameters
     return found
 

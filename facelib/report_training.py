@@ -6,6 +6,8 @@ from pathlib import Path
 from facelib.profiles import PACK
 from facelib.words import join, tex
 
+PRECISIONS = {"bf16": "bf16 autocast", "fp16": "fp16 autocast", "float32": "float32"}
+
 
 def values(results: dict) -> dict[str, str]:
     """The training data and the recipe, from the runs themselves."""
@@ -16,7 +18,7 @@ def values(results: dict) -> dict[str, str]:
     found = {f"train.{key}": told(runs, lambda run, key=key: f"{run['parameters'][key]:g}") for key in keys}
     found["train.optimizer"] = told(runs, optimizer_words)
     found["train.warmup"] = told(runs, warmup_words)
-    found["train.precision"] = told(runs, lambda run: "bf16 autocast" if run["metrics"]["bf16"] else "float32")
+    found["train.precision"] = told(runs, lambda run: PRECISIONS[run["metrics"]["precision"]])
     found["train.seeds"] = told(runs, lambda run: f"{run['parameters']['seed']}")
 
     by_ratio = {f"{run['metrics']['ratio']:g}": run["metrics"] for run in runs}

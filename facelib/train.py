@@ -1,133 +1,108 @@
-"""Train one backbone on one identity folder. One run leaves one folder:
+"""Train one backbone on one data set. One run leaves one folder:
 
-    weights.safetensors   the backbone after the last step
+    weights.safetensors   the backbone after the last step (with `ema`, the moving average of its weights)
     head.safetensors      the loss's identity weights
     parameters.json       what was asked for (Config)
     metrics.json          what came out: counts, loss, speed
     log.csv               step, epoch, learning rate, loss, images/s
+    validation.csv        if asked for: the measures after each epoch
     environment.json      commit, package versions, machine, data fingerprint
+    tensorboard/          the same curves for TensorBoard
 
-The folder appears whole, at the end, or not at all.
+Until the last step it is called <output>.unfinished and holds checkpoints. The same command goes on from the last one.
 
-    python -m facelib.train PARAMETERS.json ...    # whether these runs can be made, before anything is computed
+    python -m facelib.train --params run.yaml
+    torchrun --nproc-per-node=N -m facelib.train --params run.yaml    # on one host or many that share the folders
+    python -m facelib.train --check PARAMETERS.json ...               # whether these runs can be made
 """
 
+import argparse
+import contextlib
 import dataclasses
 import json
 import math
+import os
+import signal
 import sys
+import tempfile
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from facelib import data, losses, provenance
-from facelib.embedder import SIZE, choose_device, create_model
+from facelib import checkpoint, data, losses, memory_format, processes, provenance
+from facelib.embedder import choose_device, create_model
 from facelib.landmarks import OWN, find_landmarks
-from facelib.output import whole_folder, write_json
+from facelib.output import unfinished_folder, write_json
+from facelib.precision import precision_of
+from facelib.run_state import COLUMNS, Run, check_same
+from facelib.training_config import Config
+from facelib.validation import Validation
 
 FILES = ("weights.safetensors", "head.safetensors", "parameters.json", "metrics.json", "log.csv", "environment.json")
+FILES += ("validation.csv", "tensorboard", "checkpoints", "not-finite.txt")
+PREEMPTED = 75  # exit code after a SIGTERM: EX_TEMPFAIL, try again
+WINDOW = 20  # steps whose losses a GPU keeps before they are looked at: each look waits for it
 
 
-@dataclass
-class Config:
-    """Parameters of a run. The defaults are ArcFace's recipe (Deng et al. 2019, section 3.1) but for the schedule."""
-
-    data: str  # identity folder, <identity>/<image>.jpg; or a folder with train.rec; or a pack
-    output: str  # folder of the run
-    cache: str = "build/landmarks"  # where detected landmarks are kept
-    backbone: str = "iresnet50"
-    embedding_size: int = 512
-    loss: str = "arcface"  # or softmax
-    scale: float = 64.0
-    margin: float = 0.5  # radians
-    ratio: float = 1.0  # share of each identity's images
-    keep_one: bool = False  # keep identities that the ratio leaves without an image
-    aligned: bool = True  # False: the centre of the image as it is
-    epochs: int = 12
-    batch_size: int = 128
-    optimizer: str = "sgd"  # or adamw
-    learning_rate: float = 0.1
-    momentum: float = 0.9  # of SGD
-    weight_decay: float = 5e-4
-    clip: float = 5.0  # largest norm of the backbone's gradient; 0: unclipped
-    power: float = 2.0  # of the polynomial decay
-    decay_over: str = "run"  # its length: the steps of this run, or of ratio 1 as the published run had it: full
-    warmup: float = 0.0  # share of the steps over which the learning rate rises from 0
-    precision: str = "auto"  # bf16, float32, or auto: bf16 where the hardware is faster in it
-    channels_last: bool = False
-    device: str = "auto"
-    workers: int = 0
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raise ValueError, naming the parameter, if one is out of range."""
-        choices = {
-            "loss": ("arcface", "softmax"),
-            "optimizer": ("sgd", "adamw"),
-            "decay_over": ("run", "full"),
-            "precision": ("auto", "bf16", "float32"),
-            "device": ("auto", "cpu", "cuda"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, found {getattr(self, name)!r}")
-        for name in ("embedding_size", "scale", "epochs", "batch_size", "learning_rate", "power"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, found {getattr(self, name)}")
-        if self.ratio > 1 or not self.ratio > 0:
-            raise ValueError(f"ratio must be in (0, 1], found {self.ratio}")
-        if self.batch_size < 2:
-            raise ValueError(f"batch_size must be at least 2 for batch normalisation, found {self.batch_size}")
-        if not 0 <= self.margin <= math.pi / 2:
-            raise ValueError(f"margin must be in [0, pi/2] radians, found {self.margin}")
-        for name in ("weight_decay", "clip", "workers", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be below 0, found {getattr(self, name)}")
-        for name in ("momentum", "warmup"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), found {getattr(self, name)}")
-
-
-def learning_rate(step: int, steps: int, config: Config) -> float:
-    """The rate of step 0 <= step < steps: linear warm-up, then polynomial decay that would reach 0 at `steps`."""
-    warmup = int(config.warmup * steps)
-    if step < warmup:
-        return config.learning_rate * (step + 1) / (warmup + 1)
-    return config.learning_rate * (1 - (step - warmup) / (steps - warmup)) ** config.power
-
-
-def use_bf16(precision: str, device: str) -> bool:
-    """Whether to autocast to bf16.
-
-    A CPU without bf16 arithmetic emulates it, several times slower than float32. AVX-512's bf16 dot products alone
-    don't help either: on an Intel Xeon without AMX both backbones train at 0.5 to 0.7 times the images/s of float32.
-    """
-    if precision != "auto":
-        return precision == "bf16"
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu.get_capabilities().get("amx_bf16", False)
+class Preempted(RuntimeError):
+    """A SIGTERM ended the run. Its last checkpoint has all that was done."""
 
 
 def select_images(config: Config, landmarks: pd.DataFrame | None = None) -> data.IdentityFolder | data.Share:
-    """The images that a run trains on; before faces are detected, to tell early of a ratio that leaves nothing."""
+    """The run's share of the images. Raises ValueError, naming the parameter, for a ratio that leaves nothing."""
     return data.open_faces(config.data, config.ratio, config.seed, config.keep_one, landmarks)
 
 
 def train(config: Config) -> dict:
-    """Train by the config, write the run's folder, return its metrics. An earlier run in the folder is replaced.
+    """Train by the config, write the run's folder, return its metrics. An earlier run in the folder is replaced, an
+    unfinished one of the same config continued.
 
-    Raises ValueError or OSError, naming what is wrong, before the first step where it can.
+    Raises ValueError or OSError, naming what is wrong, before the first step where it can; FloatingPointError for a
+    loss that is no number; Preempted after a SIGTERM.
     """
     config.check()
-    device = choose_device(config.device)
-    environment = provenance.environment(device)  # now: the repository may have moved on by the end
+    if config.processes > 1 and not processes.launched():
+        return train_in_processes(config)
+    device = processes.join(choose_device(config.device))
+    try:
+        return train_here(config, device)
+    finally:
+        processes.leave()
+
+
+def train_in_processes(config: Config) -> dict:
+    """The same by PyTorch's launcher. Raises RuntimeError with the message of the process that failed first."""
+    with tempfile.TemporaryDirectory() as folder:
+        params, error = Path(folder) / "run.json", Path(folder) / "error.txt"
+        write_json(params, dataclasses.asdict(config))
+        code = processes.launch(config.processes, ["--params", str(params)], {ERROR: str(error)})
+        if error.exists():
+            kind, _, message = error.read_text().partition(": ")
+            raise (Preempted if kind == Preempted.__name__ else RuntimeError)(message)
+        if code:
+            raise RuntimeError(
+                f"{config.output}: a process died (exit code {code}), maybe for want of memory. The same command goes"
+                " on from the last checkpoint."
+            )
+    return json.loads((Path(config.output) / "metrics.json").read_text())
+
+
+def train_here(config: Config, device: str) -> dict:
+    """In this process, one of those of torch.distributed if there are several."""
+    kind = torch.device(device).type
+    environment = provenance.environment(kind)  # now: the repository may have moved on by the end
+    torch.use_deterministic_algorithms(config.deterministic)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.manual_seed(config.seed)
     backbone = create_model(config.backbone, config.embedding_size)
     select_images(config)
@@ -135,19 +110,42 @@ def train(config: Config) -> dict:
     landmarks = find_landmarks(config.data, config.cache, device) if to_align else None
     detected = to_align and not (Path(config.data) / OWN).exists()
     dataset = select_images(config, landmarks)
-    head_class = losses.ArcFace if config.loss == "arcface" else losses.Softmax
-    arguments = {"scale": config.scale, "margin": config.margin} if config.loss == "arcface" else {}
-    head = head_class(config.embedding_size, len(dataset.identities), **arguments)
-
+    if processes.count() > min(config.batch_size, len(dataset)):
+        raise ValueError(
+            f"batch_size {config.batch_size} and {len(dataset)} images leave some of {processes.count()} processes none"
+        )
+    environment["data"] = data.fingerprint_of(config.data, getattr(dataset, "images", None))
+    validation = Validation(config.validate, config.cache, kind) if config.validate else None
+    if config.loss == "arcface":
+        classes = len(dataset.identities)
+        head = losses.ArcFace(
+            config.embedding_size, classes, config.scale, config.margin, config.sample_rate, config.seed
+        )
+    else:
+        head = losses.Softmax(config.embedding_size, len(dataset.identities))
     size = sum(p.numel() * p.element_size() for module in (backbone, head) for p in module.state_dict().values())
-    with whole_folder(config.output, FILES, reserve=size + 2**20) as folder:
-        log = fit(backbone, head, dataset, config, device)
-        for name, weights in backbone.state_dict().items():
-            if not weights.isfinite().all():
-                raise FloatingPointError(
-                    f"{name} is not finite after the last step. Lower learning_rate or set warmup."
-                )
-        losses_of_last_epoch = log.loss[log.epoch == config.epochs]
+
+    precision = precision_of(config.precision, kind)
+    with run_folder(config.output, size) as folder:
+        found = checkpoint.load_last(folder / "checkpoints")
+        if found is not None:
+            check_same(found[1], config, environment["data"], folder)
+            precision, layout = found[1]["precision"], found[1]["memory_format"]
+        elif config.memory_format == "auto":
+            layout = memory_format.choose(backbone, config.backbone, kind, precision, config.cache)
+        else:
+            layout = config.memory_format
+        run = Run(config, dataset, environment["data"], backbone, head, device, precision, layout)
+        if found is not None:
+            run.restore(*found)
+            print(f"{config.output}: going on after step {run.step} of {run.steps}")
+        fit(run, folder, validation)
+        broken = [name for name, weights in run.weights().items() if not weights.isfinite().all()]
+        if broken:
+            raise FloatingPointError(
+                f"{broken[0]} is not finite after the last step. Lower learning_rate or set warmup."
+            )
+        log = pd.DataFrame(run.rows, columns=COLUMNS)
         metrics = {
             "backbone": config.backbone,
             "ratio": config.ratio,
@@ -157,88 +155,216 @@ def train(config: Config) -> dict:
             "steps": len(log),
             "epochs": config.epochs,
             "first_loss": float(log.loss.iloc[0]),
-            "last_epoch_loss": float(losses_of_last_epoch.mean()),
+            "last_epoch_loss": float(log.loss[log.epoch == config.epochs].mean()),
             "images_per_second": float(log.images_per_second.median()),
             "seconds": float(log.seconds.iloc[-1]),
-            "bf16": use_bf16(config.precision, device),
+            "precision": run.precision,
+            "memory_format": run.memory_format,
+            "processes": processes.count(),
+            "continued_after_steps": run.continued,
             "faces_not_found": int((landmarks.score[dataset.images] == 0).sum()) if detected else None,
         }
-        parameters = dataclasses.asdict(config)
-        environment["data"] = data.fingerprint_of(config.data, getattr(dataset, "images", None))
-        (folder / "reserved").unlink()
-        safetensors.torch.save_file(cpu_state(backbone), folder / "weights.safetensors")
-        safetensors.torch.save_file(cpu_state(head), folder / "head.safetensors")
-        log.to_csv(folder / "log.csv", index=False)
-        write_json(folder / "parameters.json", parameters)
-        write_json(folder / "environment.json", environment)
-        write_json(folder / "metrics.json", metrics)
+        rows = run.all_rows(head.weight)
+        if processes.rank() == 0:
+            (folder / "reserved").unlink(missing_ok=True)
+            safetensors.torch.save_file(cpu_state(run.weights()), folder / "weights.safetensors")
+            safetensors.torch.save_file({"weight": rows.cpu()}, folder / "head.safetensors")
+            log.to_csv(folder / "log.csv", index=False)
+            write_json(folder / "parameters.json", dataclasses.asdict(config))
+            write_json(folder / "environment.json", environment)
+            write_json(folder / "metrics.json", metrics)
+    if processes.rank() == 0:
+        checkpoint.delete(Path(config.output) / "checkpoints")  # now: a kill before could not lose them
     return metrics
 
 
-def fit(
-    backbone: nn.Module, head: nn.Module, dataset: data.IdentityFolder | data.Share, config: Config, device: str
-) -> pd.DataFrame:
-    """The training loop. Backbone and head are trained in place; returns the log, a row a step."""
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    backbone.to(device, memory_format=layout).train()
-    head.to(device).train()
-    loader = data.Loader(
-        dataset, config.batch_size, device, shuffle=True, seed=config.seed, workers=config.workers, crop=SIZE
-    )
-    weights = [p for p in [*backbone.parameters(), *head.parameters()] if p.requires_grad]
-    if config.optimizer == "sgd":
-        optimizer = torch.optim.SGD(
-            weights, config.learning_rate, config.momentum, weight_decay=config.weight_decay, fused=True
-        )
+@contextlib.contextmanager
+def run_folder(output: str, size: int) -> Iterator[Path]:
+    """The unfinished run's folder. The first process alone makes, locks and finishes it."""
+    if processes.rank() == 0:
+        with unfinished_folder(output, FILES, "checkpoints", size + 2**20) as folder:
+            processes.agree(0)
+            yield folder
     else:
-        optimizer = torch.optim.AdamW(weights, config.learning_rate, weight_decay=config.weight_decay, fused=True)
-    autocast = torch.autocast(device, torch.bfloat16, enabled=use_bf16(config.precision, device))
-    flips = torch.Generator().manual_seed(config.seed)
-    steps = config.epochs * len(loader)
-    # The published run's decay was as long as if it saw every image, so that at a small ratio its rate hardly falls.
-    decay = steps if config.decay_over == "run" else config.epochs * math.ceil(dataset.available / config.batch_size)
-    rows = []
-    began = last = time.perf_counter()
-    with tqdm(total=steps, desc=f"{config.backbone} r={config.ratio:g}", unit="step", mininterval=5) as bar:
-        for epoch in range(1, config.epochs + 1):
+        processes.agree(0)  # it is there now
+        yield Path(output).with_name(Path(output).name + ".unfinished")
+
+
+def fit(run: Run, folder: Path, validation: Validation | None) -> None:
+    """The training loop: from the run's step to the last one, with a checkpoint now and then."""
+    config, loader = run.config, run.loader
+    window = 1 if run.device == "cpu" else WINDOW
+    saved = time.perf_counter()
+    with terminated() as stop, Log(run, folder) as log:
+        for epoch in range(run.step // len(loader), config.epochs):
+            loader.order.epoch, loader.order.skip = epoch, run.step - epoch * len(loader)
             for images, labels in loader:
-                rate = learning_rate(len(rows), decay, config)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                images = data.augment(images, flips).contiguous(memory_format=layout)
-                with autocast:
-                    loss = head(backbone(images), labels)
-                optimizer.zero_grad()
-                loss.backward()
-                if config.clip:  # the backbone's alone, as ArcFace's authors do: the head's would drown them
-                    nn.utils.clip_grad_norm_(backbone.parameters(), config.clip)
-                optimizer.step()
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise FloatingPointError(
-                        f"the loss became {value} at step {len(rows) + 1} of {steps}, learning rate {rate:.3g}."
-                        " Lower learning_rate or set warmup."
-                    )
-                now = time.perf_counter()
-                rows.append((len(rows) + 1, epoch, rate, value, len(images) / (now - last), now - began))
-                last = now
-                bar.set_postfix_str(f"loss {value:.2f}, {rows[-1][4]:.0f} images/s", refresh=False)
-                bar.update()
-    return pd.DataFrame(rows, columns=["step", "epoch", "learning_rate", "loss", "images_per_second", "seconds"])
+                log.pending.append(step(run, images, labels))
+                if len(log.pending) == window:
+                    log.look()
+                due = time.perf_counter() - saved >= 60 * config.checkpoint_minutes
+                wish = processes.agree(2 if stop.is_set() else int(due and processes.rank() == 0))
+                if wish and run.step % len(loader):
+                    saved = save(run, folder, log, wish)
+            log.look()
+            if validation is not None:
+                log.validate(validation, epoch + 1)
+            if wish and run.step < run.steps:
+                saved = save(run, folder, log, wish)
 
 
-def cpu_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+def save(run: Run, folder: Path, log: "Log", wish: int) -> float:
+    """A checkpoint. Returns when it was made. Raises Preempted if the wish for it, 2, was a SIGTERM's."""
+    log.look()  # before: a checkpoint of a loss that is no number would be none
+    run.save(folder / "checkpoints")
+    if wish == 2:
+        raise Preempted(
+            f"{run.config.output}: ended by SIGTERM after step {run.step} of {run.steps}. The same command goes on."
+        )
+    return time.perf_counter()
 
 
-if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
+def step(run: Run, images: Tensor, labels: Tensor) -> Tensor:
+    """run.train_step. Raises MemoryError with the accumulation that fits, if the batch does not."""
     try:
-        for file in sys.argv[1:]:
-            config = Config(**json.loads(Path(file).read_text()))
+        return run.train_step(images, labels)
+    except RuntimeError as error:  # which torch.OutOfMemoryError is
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        run.optimizer.zero_grad()
+        parts = 2 * run.config.accumulate
+        while processes.count() == 1 and parts < len(images) and not run.fits(images[: -(-len(images) // parts)]):
+            parts *= 2
+        raise MemoryError(
+            f"{run.config.output}: the {len(images)} images of a step do not fit into memory. Set accumulate to"
+            f" {parts}, and they are computed in so many parts, {-(-len(images) // parts)} at a time."
+        ) from None
+
+
+class Log:
+    """What is seen of a run while it goes on, by its first process: the bar, TensorBoard's curves, the run's rows.
+
+    `pending` are the losses of the last steps, which are waited for only by look().
+    """
+
+    def __init__(self, run: Run, folder: Path):
+        self.run, self.folder, self.pending = run, folder, []
+        name, first = f"{run.config.backbone} r={run.config.ratio:g}", processes.rank() == 0
+        self.bar = tqdm(total=run.steps, initial=run.step, desc=name, unit="step", mininterval=5, disable=not first)
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=run.step + 1) if first else None
+        self.began = time.perf_counter()
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.close()
+        if self.writer is not None:
+            self.writer.close()
+
+    def look(self) -> None:
+        """Take up the pending losses. Raises FloatingPointError for one that is no number."""
+        run, now = self.run, time.perf_counter()
+        numbers = range(run.step - len(self.pending), run.step)
+        losses_ = torch.stack(self.pending).tolist() if self.pending else []
+        seconds = now - self.began
+        speed = sum(map(run.images, numbers)) / seconds
+        for number, loss in zip(numbers, losses_):
+            if not math.isfinite(loss):
+                raise not_finite(run, number, loss, self.folder)
+            before = run.rows[-1][-1] if run.rows else 0.0
+            epoch, rate = number // len(run.loader) + 1, run.rate(number)
+            run.rows.append((number + 1, epoch, rate, loss, speed, before + seconds / len(numbers)))
+            if self.writer is not None:
+                for name, value in zip(COLUMNS[2:5], run.rows[-1][2:5]):
+                    self.writer.add_scalar(name, value, number + 1)
+            self.bar.set_postfix_str(f"loss {loss:.2f}, rate {rate:.2g}, {speed:.0f} images/s", refresh=False)
+        self.bar.update(len(self.pending))
+        self.began = now
+        self.pending.clear()
+
+    def validate(self, validation: Validation, epoch: int) -> None:
+        """The measures after an epoch, by the first process while the others wait."""
+        if self.writer is not None:
+            run = self.run
+            backbone = run.backbone if run.average is None else run.average.module
+            measures = validation.measure(backbone, run.config.backbone)
+            append_row(self.folder / "validation.csv", {"epoch": epoch} | measures)
+            for name, value in measures.items():
+                self.writer.add_scalar(f"validation/{name}", value, self.run.step)
+        processes.agree(0)
+        self.began = time.perf_counter()
+
+
+def append_row(file: Path, row: dict) -> None:
+    """Add a row to a table, in the place of one of the same epoch, which a killed run may have left."""
+    table = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=[*row])
+    table = pd.concat([table[table.epoch != row["epoch"]], pd.DataFrame([row])]).sort_values("epoch")
+    partial = file.with_suffix(".partial")
+    table.to_csv(partial, index=False)
+    partial.replace(file)
+
+
+def not_finite(run: Run, number: int, loss: float, folder: Path) -> FloatingPointError:
+    """What to raise for the loss of a step, from 0. All its images' names go into a file beside the checkpoints."""
+    epoch, batch = divmod(number, len(run.loader))
+    indices = next(islice(run.loader.order.batches(epoch), batch, None))
+    names = [run.dataset.images[i] for i in indices]
+    where = ""
+    if processes.rank() == 0 and (folder / "checkpoints").exists():
+        (folder / "not-finite.txt").write_text("\n".join(names) + "\n")
+        where = f" ({folder / 'not-finite.txt'} has all)"
+    shown = ", ".join(names[:8]) + (f", ...{where}" if len(names) > 8 else "")
+    return FloatingPointError(
+        f"the loss became {loss} at step {number + 1} of {run.steps}, learning rate {run.rate(number):.3g}. Lower"
+        f" learning_rate or set warmup. The batch's images: {shown}"
+    )
+
+
+@contextlib.contextmanager
+def terminated() -> Iterator[threading.Event]:
+    """Set once a SIGTERM comes, which then ends nothing by itself."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only there signals can be handled
+        yield event
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def cpu_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+ERROR = "FACELIB_ERROR_FILE"  # where a process that train_in_processes started tells why it failed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--params", type=Path, metavar="FILE", help="parameters of a run, YAML or JSON: train it")
+    parser.add_argument("--check", nargs="+", default=[], metavar="FILE", help="say whether these runs can be made")
+    arguments = parser.parse_args()
+    if (arguments.params is None) == (not arguments.check):
+        parser.error("one of --params and --check is needed")
+    file = arguments.params
+    try:
+        if file is not None:
+            train(Config.read(file))
+        for file in arguments.check:
+            config = Config.read(file)
             config.check()
             chosen = select_images(config)
             print(f"{file}: {len(chosen)} images of {len(chosen.identities)} identities")
-    except (OSError, ValueError, TypeError) as error:
-        sys.exit(f"\n{file}: {error}")
+    except (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError) as error:
+        if ERROR in os.environ:
+            with contextlib.suppress(FileExistsError), open(os.environ[ERROR], "x") as told:  # the first one counts
+                told.write(f"{type(error).__name__}: {error}")
+        print(f"\n{error}" if arguments.params else f"\n{file}: {error}", file=sys.stderr)
+        sys.exit(PREEMPTED if isinstance(error, Preempted) else 1)
+
+
+if __name__ == "__main__":
+    main()

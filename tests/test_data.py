@@ -393,14 +393,23 @@ def test_an_epochs_order_depends_on_its_number_not_on_those_before():
     assert epoch(other) == third
 
 
-@pytest.mark.parametrize("n, shards", [(20, 1), (20, 3), (7, 4), (24, 2)])
-def test_shards_have_no_image_in_common_and_are_equally_many(n, shards):
-    orders = [Loader(Numbers(n), 2, shuffle=True, shard=k, shards=shards) for k in range(shards)]
+@pytest.mark.parametrize("n, shards", [(20, 1), (20, 3), (7, 2), (24, 2), (26, 4)])
+def test_shards_share_out_the_batches_of_one_process_without_overlap(n, shards):
+    (whole, *parts) = [
+        Loader(Numbers(n), 4 if shards < 4 else 8, shuffle=True, shard=k, shards=of)
+        for k, of in [(0, 1), *((k, shards) for k in range(shards))]
+    ]
     for _ in range(2):
-        batches = [epoch(loader) for loader in orders]
-        seen = [i for order in batches for batch in order for i in batch]
-        assert len({*seen}) == len(seen) >= n - 2 * shards
-        assert len({len(order) for order in batches}) == 1
+        shared = [sum(batch, []) for batch in zip(*map(epoch, parts), strict=True)]
+        assert shared == epoch(whole)[: len(shared)] and n - len(sum(shared, [])) < max(2, shards)
+        assert all(len({*batch}) == len(batch) for batch in shared)
+
+
+def test_of_an_epoch_that_was_begun_the_first_batches_can_be_left_out():
+    loader, again = (Loader(Numbers(30), 8, shuffle=True) for _ in range(2))
+    first, second = epoch(loader), epoch(loader)
+    again.order.skip = 2
+    assert [epoch(again), epoch(again)] == [first[2:], second]
 
 
 def test_in_order_shards_leave_no_image_out():

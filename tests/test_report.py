@@ -181,7 +181,7 @@ def test_test_faces_are_named_by_their_folder():
 
 
 def trained_on(folder: str, faces_not_found: int | None) -> dict:
-    metrics = {"ratio": 0.5, "images": 1234, "identities": 56, "dropped_identities": 7, "bf16": False}
+    metrics = {"ratio": 0.5, "images": 1234, "identities": 56, "dropped_identities": 7, "precision": "float32"}
     parameters = dataclasses.asdict(Config(data=folder, output=""))
     return {"metrics": metrics | {"faces_not_found": faces_not_found}, "parameters": parameters}
 
