@@ -33,18 +33,26 @@ def by_threads(item: Callable, indices: list[int]) -> list:
 class Order(Sampler):
     """The indices of each batch: of `length` images, shuffled each epoch anew by (seed, epoch) alone, or in order.
 
-    Of several `shards` each takes its share of every batch: which images make up a batch does not depend on them.
+    Of several `shards` each takes its share of every batch: which images make up a batch does not depend on them. Where
+    a batch is to be computed in `parts`, one after the other, it is its share of the first, of the second, ...
     Shuffled, a last batch of one image is left out, for batch norm can't train on it, or of fewer than one for each
     shard; in each epoch it holds others. `epoch` numbers the next one, from 0; its first `skip` batches are left out.
     """
 
     def __init__(
-        self, length: int, batch_size: int, shuffle: bool = False, seed: int = 0, shard: int = 0, shards: int = 1
+        self,
+        length: int,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        shard: int = 0,
+        shards: int = 1,
+        parts: int = 1,
     ):
         if not 0 <= shard < shards:
             raise ValueError(f"shard must be in [0, {shards}), found {shard}")
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
-        self.shard, self.shards, self.epoch, self.skip = shard, shards, 0, 0
+        self.shard, self.shards, self.parts, self.epoch, self.skip = shard, shards, parts, 0, 0
         self.length, rest = length, length % batch_size
         self.count = length - rest if shuffle and rest < max(2, shards) else length
 
@@ -52,9 +60,11 @@ class Order(Sampler):
         """Batches of an epoch."""
         return math.ceil(self.count / self.batch_size)
 
-    def size(self, number: int) -> int:
-        """How many images batch `number` of an epoch has, all shards'."""
-        return min(self.batch_size, self.count - number * self.batch_size)
+    def part_sizes(self, number: int) -> list[int]:
+        """How many images, all shards', each part of batch `number` of an epoch has: two and one a shard at least."""
+        size = min(self.batch_size, self.count - number * self.batch_size)
+        parts = max(1, min(self.parts, size // max(2, self.shards)))
+        return [len(part) for part in np.array_split(np.arange(size), parts)]
 
     def batches(self, epoch: int) -> Iterator[np.ndarray]:
         """The indices of each batch of this epoch, all shards'."""
@@ -67,8 +77,9 @@ class Order(Sampler):
     def __iter__(self) -> Iterator[list[int]]:
         epoch, skip = self.epoch, self.skip
         self.epoch, self.skip = epoch + 1, 0
-        for batch in islice(self.batches(epoch), skip, None):
-            mine = np.array_split(batch, self.shards)[self.shard].tolist()
+        for number, batch in islice(enumerate(self.batches(epoch)), skip, None):
+            parts = np.split(batch, np.cumsum(self.part_sizes(number))[:-1])
+            mine = [i for part in parts for i in np.array_split(part, self.shards)[self.shard].tolist()]
             if mine:  # in order, a last batch may be too small for all
                 yield mine
 
@@ -94,9 +105,10 @@ class Loader:
         shard: int = 0,
         shards: int = 1,
         crop: int | None = None,
+        parts: int = 1,
     ):
         self.device = torch.device(device)
-        self.order = Order(len(dataset), batch_size, shuffle, seed, shard, shards)
+        self.order = Order(len(dataset), batch_size, shuffle, seed, shard, shards, parts)
         self.batches = DataLoader(
             dataset,
             batch_sampler=self.order,

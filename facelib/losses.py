@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facelib.identity_cross_entropy import identity_cross_entropy
-from facelib.processes import gather, share
+from facelib.processes import share
 
 
 class Head(nn.Module):
@@ -29,12 +29,6 @@ class Head(nn.Module):
     def rows(self) -> dict[str, Tensor]:
         """All that there is one row for each of this process's identities of, by name."""
         return {"weight": self.weight}
-
-    def draw(self, labels: Tensor, total: int, step: int) -> None:
-        """Before each step of facelib.train: its labels, this process's share of `total`, and its number."""
-
-    def step(self, rate: float, momentum: float, weight_decay: float, scale: float) -> None:
-        """After each step: what no optimizer updates."""
 
 
 class Softmax(Head):
@@ -86,13 +80,12 @@ class ArcFace(Head):
     def rows(self) -> dict[str, Tensor]:
         return super().rows() | ({"velocity": self.velocity} if self.sample_rate < 1 else {})
 
-    def draw(self, labels: Tensor, total: int, step: int) -> None:
-        if self.sample_rate == 1:
-            return
+    def draw(self, labels: Tensor, step: int) -> None:
+        """Draw the identities that step number `step` sees, all `labels` of its batch among them."""
         # By all processes alike, so that the identities do not depend on their number.
         generator = torch.Generator(labels.device).manual_seed(self.seed + 1_000_003 * step)
         chance = torch.rand(self.num_classes, generator=generator, device=labels.device)
-        chance[gather(labels, total)] = 2
+        chance[labels] = 2
         wanted = max(int((chance == 2).sum()), math.ceil(self.sample_rate * self.num_classes))
         self.drawn = chance.topk(wanted).indices.sort().values
         begin, end = torch.searchsorted(
@@ -101,9 +94,8 @@ class ArcFace(Head):
         self.begin, self.mine = begin, self.drawn[begin:end] - self.first
         self.seen = self.weight.detach()[self.mine].requires_grad_()
 
-    def step(self, rate: float, momentum: float, weight_decay: float, scale: float) -> None:
-        if self.sample_rate == 1:
-            return
+    def step(self, rate: float, momentum: float, weight_decay: float, scale: float = 1.0) -> None:
+        """SGD's step of the rows that were seen, whose gradients are `scale` times too large. Others stay."""
         with torch.no_grad():
             gradient = self.seen.grad / scale + weight_decay * self.seen
             velocity = momentum * self.velocity[self.mine] + gradient

@@ -62,7 +62,7 @@ class Run:
             self.model = torch.compile(self.model)
         self.loader = data.Loader(
             self.dataset, config.batch_size, self.device, shuffle=True, seed=config.seed, workers=config.workers,
-            crop=SIZE, shard=processes.rank(), shards=processes.count(),
+            crop=SIZE, shard=processes.rank(), shards=processes.count(), parts=config.accumulate,
         )  # fmt: skip
         self.optimizer = self.make_optimizer()
         self.autocast = autocast(self.precision, kind)
@@ -100,33 +100,33 @@ class Run:
         shape = {"power": config.power, "drops": config.drops, "warmup": config.warmup}
         return schedules.learning_rate(step, decay, config.learning_rate, config.schedule, **shape)
 
-    def images(self, step: int) -> int:
-        """How many images a step has, over all processes."""
-        return self.loader.order.size(step % len(self.loader))
+    def part_sizes(self, step: int) -> list[int]:
+        """How many images each part of a step has, over all processes."""
+        return self.loader.order.part_sizes(step % len(self.loader))
 
     def train_step(self, images: Tensor, labels: Tensor) -> Tensor:
         """One step on this process's share of a batch. Returns the whole batch's loss, which is not waited for."""
-        config, rate, total = self.config, self.rate(self.step), self.images(self.step)
+        config, rate, sizes = self.config, self.rate(self.step), self.part_sizes(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        images = self.augment(images, total)
-        self.head.draw(labels, total, self.step)
-        parts = max(1, min(config.accumulate, total // (2 * processes.count())))  # of two images at least
-        # Of all processes' shares the first parts together, the second parts, ...
-        totals = map(sum, zip(*(processes.shares(n, parts) for n in processes.shares(total, processes.count()))))
+        mine = [processes.shares(size, processes.count())[processes.rank()] for size in sizes]
+        parts = [*zip(images.split(mine), labels.split(mine), sizes)]
+        if config.sample_rate < 1:
+            self.head.draw(torch.cat([processes.gather(y, size) for _, y, size in parts]), self.step)
         whole = torch.zeros((), device=self.device)
-        for part, (x, y, size) in enumerate(zip(images.tensor_split(parts), labels.tensor_split(parts), totals)):
-            wait = self.model.no_sync() if self.model is not self.backbone and part < parts - 1 else nullcontext()
-            with wait:
+        for number, (x, y, size) in enumerate(parts, 1):
+            gradients_add_up = self.model is not self.backbone and number < len(parts)
+            with self.model.no_sync() if gradients_add_up else nullcontext():
                 with self.autocast:
-                    loss = self.head(self.model(x), y, size) * (size / total)
+                    loss = self.head(self.model(self.augment(x, size)), y, size) * (size / sum(sizes))
                 self.scaler.scale(loss).backward()
             whole += loss.detach()
         self.scaler.unscale_(self.optimizer)
         if config.clip:  # the backbone's alone, as ArcFace's authors do: the head's would drown them
             nn.utils.clip_grad_norm_(self.backbone.parameters(), config.clip)
         self.scaler.step(self.optimizer)
-        self.head.step(rate, config.momentum, config.weight_decay, self.scaler.get_scale())
+        if config.sample_rate < 1:
+            self.head.step(rate, config.momentum, config.weight_decay, self.scaler.get_scale())
         self.scaler.update()
         self.optimizer.zero_grad()
         if self.average is not None:
@@ -135,7 +135,7 @@ class Run:
         return whole
 
     def augment(self, images: Tensor, total: int) -> Tensor:
-        """This process's share of a batch of `total` images, uint8, mirrored at random and normalised."""
+        """This process's share of `total` images, uint8, mirrored at random and normalised."""
         mirrored = (torch.rand(total, generator=self.flips) < 0.5)[processes.share(total)]
         return normalise(mirror(centre_crop(images), mirrored)).contiguous(memory_format=self.layout)
 

@@ -29,8 +29,8 @@ class SyncOnCPU:
             return super().forward(x)
         over = [0, *range(2, x.ndim)]
         shape = [1, -1, *[1] * (x.ndim - 2)]
-        values = x.float()
-        size = torch.tensor([float(x.numel() // x.shape[1])])
+        values = x if x.dtype == torch.float64 else x.float()
+        size = values.new_tensor([x.numel() // x.shape[1]])
         dist.all_reduce(size)
         mean = summed(values.sum(over)) / size
         off = values - mean.view(shape)

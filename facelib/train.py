@@ -268,7 +268,7 @@ class Log:
         numbers = range(run.step - len(self.pending), run.step)
         losses_ = torch.stack(self.pending).tolist() if self.pending else []
         seconds = now - self.began
-        speed = sum(map(run.images, numbers)) / seconds
+        speed = sum(sum(run.part_sizes(number)) for number in numbers) / seconds
         for number, loss in zip(numbers, losses_):
             if not math.isfinite(loss):
                 raise not_finite(run, number, loss, self.folder)

@@ -1,0 +1,91 @@
+"""A run of several processes is the run of one: the same losses, the same weights."""
+
+import pytest
+import torch
+from in_processes import in_processes
+
+from facelib import synthetic
+from facelib.data import IdentityFolder
+from facelib.landmarks import find_landmarks
+from facelib.losses import ArcFace
+from facelib.models import create_model
+from facelib.run_state import Run
+from facelib.training_config import Config
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "faces"
+    synthetic.make_identity_folder(folder, identities=7, images_per_identity=4, seed=3)
+    return folder
+
+
+class Exact(Run):
+    """Computed in float64, so that nothing is left of rounding."""
+
+    def augment(self, images, total):
+        return super().augment(images, total).double()
+
+
+def begin(faces, options: dict, exact: bool = True) -> Run:
+    asked = {"backbone": "iresnet18_025", "embedding_size": 16, "epochs": 20, "batch_size": 7, "learning_rate": 0.02}
+    config = Config(data=str(faces), output="nowhere", cache=str(faces), **(asked | options))
+    torch.manual_seed(0)
+    backbone = create_model(config.backbone, config.embedding_size)
+    dataset = IdentityFolder(faces, landmarks=find_landmarks(faces, faces))
+    head = ArcFace(16, 7, 16.0, 0.2, config.sample_rate)
+    if exact:
+        return Exact(config, dataset, "data", backbone.double(), head.double(), "cpu", "float32", "contiguous")
+    return Run(config, dataset, "data", backbone, head, "cpu", "float32", "contiguous")
+
+
+def steps(run: Run, count: int) -> list[float]:
+    found = []
+    while len(found) < count:
+        run.loader.order.epoch, run.loader.order.skip = divmod(run.step, len(run.loader))
+        for images, labels in run.loader:
+            found.append(run.train_step(images, labels).item())
+            if len(found) == count:
+                break
+    return found
+
+
+def trained(faces, options: dict, count: int = 20, exact: bool = True) -> tuple:
+    """Losses of the first steps, then a checkpoint's tensors."""
+    run = begin(faces, options, exact)
+    return steps(run, count), run.tensors()
+
+
+def compare(found: tuple, expected: tuple, rtol: float = 1e-7) -> None:
+    assert found[0] == pytest.approx(expected[0], rel=rtol)
+    assert found[1].keys() == expected[1].keys()
+    for name, tensor in expected[1].items():
+        if tensor.is_floating_point():
+            assert torch.allclose(found[1][name], tensor, rtol=rtol, atol=rtol / 100), name
+
+
+KINDS = {
+    "sgd": {},
+    "adamw": {"optimizer": "adamw", "learning_rate": 1e-3},
+    "in parts": {"accumulate": 2},
+    "partial": {"sample_rate": 0.6},
+    "average": {"ema": 0.9, "decay_norms": False},
+    "timm": {"backbone": "efficientnet_b0", "batch_size": 6},
+}
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_and_weights_are_those_of_one_process(faces, kind, count):
+    number = 2 if kind == "timm" else 4
+    expected = trained(faces, KINDS[kind], number)
+    for found in in_processes(count, trained, faces, KINDS[kind], number):
+        compare(found, expected)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_after_20_steps_they_are_equal_to_float32_rounding(faces, count):
+    slow = {"learning_rate": 1e-3, "batch_size": 14}
+    expected = trained(faces, slow, 20, False)
+    for found in in_processes(count, trained, faces, slow, 20, False):
+        compare(found, expected, 1e-2)  # rounding grows with every step: a change of the last bit does as much
