@@ -142,7 +142,7 @@ align: $(ENVIRONMENT)  ## aligned 112x112 crops of a folder: make align SOURCE=p
 .PHONY: pack
 pack: $(ENVIRONMENT)  ## one memory-mapped file of aligned crops: make pack SOURCE=data/celeb TARGET=data/celeb.pack
 	@test -n "$(SOURCE)" -a -n "$(TARGET)" || { echo 'Of what, and where? make pack SOURCE=data/celeb TARGET=data/celeb.pack'; exit 1; }
-	$(BIN)/python -m facelib.data "$(SOURCE)" "$(TARGET)" $(if $(JPEG),--jpeg)
+	$(BIN)/python -m facelib.data "$(SOURCE)" "$(TARGET)" $(if $(filter-out 0 no false,$(JPEG)),--jpeg)
 
 .PHONY: bench
 bench: $(ENVIRONMENT)  ## how fast data is loaded, against the plain pipeline; the report then tells it

@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from facelib.detectors import CROP_SIZE, DETECTORS, SMALLEST, TEMPLATE
-from facelib.images import images_folder, list_images, read_image
+from facelib.images import images_folder, list_images, passed_over, read_image
 from facelib.landmarks import COLUMNS, OWN, SEEN, detect, rows_file, with_median
 from facelib.output import telling
 
@@ -95,6 +95,7 @@ def align_folder(
         template = pd.DataFrame(
             [[*TEMPLATE.ravel(), 1.0]] * len(kept), columns=COLUMNS[1:], index=pd.Index(kept, name="image")
         )
+        template.loc[manifest.crop[manifest.outcome == "fallback"], "score"] = 0.0  # no face was found
         write_table(template, target / OWN)
         for file in pairs:
             shutil.copy(file, target)
@@ -116,15 +117,22 @@ def target_of(target: Path, how: str) -> Iterator[BinaryIO]:
 
     Raises ValueError if the target was aligned in another way, or holds other things.
     """
-    note, aside = target / ".alignment", target / ".alignment.partial"
-    if note.exists() and note.read_text() != how:
-        raise ValueError(f"{target}: was aligned {note.read_text()}, not {how}. Choose another target, or delete it.")
-    if target.exists() and not note.exists() and any(file.name != aside.name for file in target.iterdir()):
+    note = target / ".alignment"
+
+    def check_note() -> None:
+        if note.exists() and (was := os.fsdecode(note.read_bytes())) != how:
+            raise ValueError(f"{target}: was aligned {was}, not {how}. Choose another target, or delete it.")
+
+    check_note()
+    if target.exists() and not note.exists() and any(not file.name.startswith(".") for file in target.iterdir()):
         raise ValueError(f"{target}: holds something else. Choose a new folder as target.")
     target.mkdir(parents=True, exist_ok=True)
-    aside.write_text(how)
-    os.replace(aside, note)
     with rows_file(target / ".faces.csv") as rows:
+        aside = note.with_suffix(".partial")
+        if not note.exists():
+            aside.write_bytes(os.fsencode(how))
+            os.replace(aside, note)
+        check_note()  # again: another process may have written it meanwhile
         yield rows
 
 
@@ -170,7 +178,7 @@ def write_crops(source: Path, target: Path, manifest: pd.DataFrame) -> None:
 
 def write_table(table: pd.DataFrame, file: Path) -> None:
     aside = file.with_suffix(".partial")
-    table.to_csv(aside, float_format="%.3f")
+    table.to_csv(aside, float_format="%.3f", errors="surrogateescape")
     os.replace(aside, file)
 
 
@@ -179,9 +187,18 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     try:
         manifest = align_folder(*sys.argv[1:], device="cuda" if torch.cuda.is_available() else "cpu")
+        others = passed_over(images_folder(sys.argv[1]))
     except (OSError, ValueError) as error:
         sys.exit(f"\n{error}")
-    for reason in manifest.reason[manifest.outcome == "dropped"][:10]:
-        print(reason)
+    except KeyboardInterrupt:
+        sys.exit(f"\n{sys.argv[2]}: interrupted. The same command goes on.")
+    dropped = manifest[manifest.outcome == "dropped"]
+    for image, reason in dropped.reason[:10].items():
+        print(reason if image in reason else f"{image}: {reason}")
+    if len(dropped) > 10:
+        print(f"... and {len(dropped) - 10} more")
+    if others:
+        shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        print(f"{len(others)} files are passed over, in no identity's folder or no image by their names: {shown}")
     counts = ", ".join(f"{count:,} {outcome}" for outcome, count in manifest.outcome.value_counts().items())
     print(f"{sys.argv[2]}: {len(manifest):,} images, {counts}. {MANIFEST} tells of each.")

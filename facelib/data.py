@@ -65,16 +65,17 @@ def open_faces(
     source: str | Path, ratio: float = 1.0, seed: int = 0, keep_one: bool = False, landmarks=None
 ) -> IdentityFolder | Share:
     """The share of a pack, of a folder with train.rec or of an identity folder that `ratio`, `seed` and `keep_one`
-    choose (choose_images). `landmarks` (facelib.landmarks.find_landmarks) align an identity folder's images.
+    choose (choose_images), of two identities or more. `landmarks` (facelib.landmarks.find_landmarks) align an identity
+    folder's images.
 
     Raises ValueError or OSError, naming what is wrong.
     """
     source = Path(source)
     if not is_aligned(source):
-        return IdentityFolder(source, ratio, seed, keep_one, landmarks)
+        return IdentityFolder(source, ratio, seed, keep_one, landmarks, least=2)
     faces = Pack(source) if source.is_file() else RecordIO(source)
     try:
-        return Share(faces, ratio, seed, keep_one)
+        return Share(faces, ratio, seed, keep_one, least=2)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
 
@@ -113,4 +114,6 @@ if __name__ == "__main__":
         counts = pack(*sys.argv[1:3], jpeg="--jpeg" in sys.argv, workers=torch.get_num_threads(), device=device)
     except (OSError, ValueError) as error:
         sys.exit(f"\n{error}")
+    except KeyboardInterrupt:
+        sys.exit(f"\n{sys.argv[2]}: interrupted. The same command goes on.")
     print(f"{sys.argv[2]}: {counts['images']:,} images of {counts['identities']:,} identities")

@@ -1,6 +1,7 @@
 """Plots of what a data set looks like. Colours are facelib.plots'."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,7 +9,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.utils.data import Dataset
 
+from facelib.images import ImageError
 from facelib.plots import COLUMN, HEAVY, LIGHT
 
 LOOKS = {"train": {"color": HEAVY, "alpha": 0.7}, "test": {"color": LIGHT, "histtype": "step"}}
@@ -54,6 +57,17 @@ def values_of(table: pd.DataFrame, measure: str) -> np.ndarray:
     if measure == "images":
         return table.identity[table.identity != ""].value_counts().to_numpy()
     return table[measure].dropna().to_numpy()
+
+
+def readable(faces: Dataset, indices: Iterable[int], most: int) -> list[Tensor]:
+    """The first images (3, H, W) of these that can be read."""
+    found = []
+    for i in indices:
+        with contextlib.suppress(ImageError):
+            found.append(faces[i][0])
+        if len(found) == most:
+            break
+    return found
 
 
 def contact_sheet(crops: Sequence[Tensor], columns: int = 8) -> Figure:

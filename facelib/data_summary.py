@@ -19,7 +19,7 @@ from facelib.alignment import align, similarity_transform
 from facelib.detectors import TEMPLATE
 from facelib.embedder import choose_device
 from facelib.identity_folder import identity_names
-from facelib.images import images_folder
+from facelib.images import ImageError, images_folder
 from facelib.landmarks import find_landmarks
 from facelib.loader import by_threads
 from facelib.output import whole_folder, write_json
@@ -28,6 +28,7 @@ FILES = ("images.csv", "metrics.json", "parameters.json", "environment.json")
 MEASURES = ("brightness", "residual", "scale")
 QUANTILES = (0.05, 0.5, 0.95)
 BATCH = 256
+NAMED = 20  # at most, of the images that can't be read
 
 
 def summarise(
@@ -46,7 +47,7 @@ def summarise(
         tables = {}
         for name, source in sources.items():
             detected = not data.is_aligned(source)
-            landmarks = find_landmarks(images_folder(source), cache, device) if detected else None
+            landmarks = find_landmarks(images_folder(source), cache, device, skip_unreadable=True) if detected else None
             tables[name] = describe(stored[name], landmarks)
             environment[name] = data.fingerprint_of(source)
         pd.concat(tables, names=["data set", "image"]).to_csv(folder / "images.csv", float_format="%.4f")
@@ -63,13 +64,17 @@ def describe(faces: Dataset, landmarks: pd.DataFrame | None = None) -> pd.DataFr
     identity, empty if the format doesn't tell; width and height in pixels; brightness: mean grey value (ITU-R BT.601)
     of the aligned crop, [0, 255]; residual: root mean square distance of the aligned landmarks from the template, in
     pixels of the crop; scale: pixels of the image to one of the crop, below 1 where the face is enlarged; score: the
-    detector's, 0 without a face. Without landmarks the images are crops themselves, and the last three NaN.
+    detector's, 0 without a face. Without landmarks the images are crops themselves, and the last three NaN. An
+    unreadable image has 0 by 0 pixels and NaN.
     """
     images = [*faces.images]
     points = None if landmarks is None else landmarks.loc[images].to_numpy(np.float32)[:, :10].reshape(-1, 5, 2)
 
     def row(i: int) -> tuple:
-        picture = np.ascontiguousarray(faces[i][0].permute(1, 2, 0))
+        try:
+            picture = np.ascontiguousarray(faces[i][0].permute(1, 2, 0))
+        except ImageError:
+            return 0, 0, np.nan, np.nan, np.nan
         crop, residual, scale = picture, np.nan, np.nan
         if points is not None:
             matrix = similarity_transform(points[i])
@@ -91,13 +96,17 @@ def describe(faces: Dataset, landmarks: pd.DataFrame | None = None) -> pd.DataFr
 
 def counts(table: pd.DataFrame) -> dict:
     """What describe's table comes to: images, identities, images an identity, sizes, faces found, quantiles; None
-    where the data set does not tell.
+    where the data set does not tell. All of the images that can be read; the others are counted and some named.
     """
+    unreadable = table.index[table.width == 0]
+    table = table[table.width > 0]
     each = table.identity[table.identity != ""].value_counts()
     sizes = table.groupby(["width", "height"]).size().sort_values(ascending=False)
     several = {"least": int(each.min()), "median": float(each.median()), "most": int(each.max())} if len(each) else None
     found = {
         "images": len(table),
+        "unreadable": len(unreadable),
+        "unreadable_named": [*unreadable[:NAMED]],
         "identities": len(each) or None,
         "images_per_identity": several,
         "sizes": len(sizes),

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from facelib.identity_folder import identity_names
+from facelib.images import ImageError
 from facelib.loader import by_threads
 
 BITS = 10
@@ -47,13 +48,18 @@ class Prints:
         return len(self.images)
 
 
-def read_prints(faces: Dataset) -> Prints:
+def read_prints(faces: Dataset, skip_unreadable: bool = False) -> Prints:
     """The prints of the images of a data set (facelib.data.open_images), each read once. Raises ImageError, naming an
-    unreadable one.
+    unreadable one, or leaves them out.
     """
 
-    def print_of(i: int) -> tuple[str, np.uint64, np.ndarray]:
-        image = np.ascontiguousarray(faces[i][0].permute(1, 2, 0))
+    def print_of(i: int) -> tuple[str, np.uint64, np.ndarray] | None:
+        try:
+            image = np.ascontiguousarray(faces[i][0].permute(1, 2, 0))
+        except ImageError:
+            if not skip_unreadable:
+                raise
+            return None
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         thumbnail = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         digest = hashlib.sha256(f"{image.shape}".encode() + image.tobytes())
@@ -64,8 +70,12 @@ def read_prints(faces: Dataset) -> Prints:
         for start in range(0, len(faces), CHUNK):
             found += by_threads(print_of, range(len(faces))[start : start + CHUNK])
             bar.update(len(found) - bar.n)
-    digest, hashes, thumbnails = zip(*found)
-    return Prints([*faces.images], identity_names(faces), [*digest], np.array(hashes, np.uint64), np.stack(thumbnails))
+    read = [i for i, prints in enumerate(found) if prints is not None]
+    if not read:
+        raise ImageError(f"none of {len(faces)} images can be read")
+    digest, hashes, thumbnails = zip(*(found[i] for i in read))
+    names, identities = ([of[i] for i in read] for of in (faces.images, identity_names(faces)))
+    return Prints(names, identities, [*digest], np.array(hashes, np.uint64), np.stack(thumbnails))
 
 
 def difference_hash(grey: np.ndarray) -> np.uint64:

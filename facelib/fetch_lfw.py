@@ -3,7 +3,9 @@
 python -m facelib.fetch_lfw DATA    # into DATA/lfw
 """
 
+import contextlib
 import sys
+import warnings
 from pathlib import Path
 
 from sklearn.datasets import fetch_lfw_pairs
@@ -19,8 +21,11 @@ def fetch_lfw(data: str | Path) -> Path:
     if target.exists():
         raise FileExistsError(f"{target}: is there already. Delete it first if it should be fetched again.")
     try:
-        fetch_lfw_pairs(subset="test", data_home=str(data))
+        with warnings.catch_warnings(action="ignore"):  # of each attempt that failed
+            fetch_lfw_pairs(subset="test", data_home=str(data))
     except OSError as error:  # URLError and a wrong checksum are OSErrors too
+        with contextlib.suppress(OSError):
+            home.rmdir()  # if it is empty
         raise OSError(
             f"{target}: LFW could not be fetched ({error}). Put its images there as lfw_funneled/<Name>/<Name>_0001.jpg"
             " and pairs.txt, pairsDevTrain.txt and pairsDevTest.txt beside that folder."

@@ -1,5 +1,6 @@
 """Training faces as folders of images, and a share of any data set's identities."""
 
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,22 +17,28 @@ from facelib.loader import Images
 
 
 def choose_images(
-    labels: np.ndarray, identities: Sequence[str], ratio: float = 1.0, seed: int = 0, keep_one: bool = False
+    labels: np.ndarray,
+    identities: Sequence[str],
+    ratio: float = 1.0,
+    seed: int = 0,
+    keep_one: bool = False,
+    least: int = 1,
 ) -> np.ndarray:
     """Which images (N,) of those with these labels (M,) make up a share of each identity's: rising indices.
 
     `ratio` in (0, 1] keeps floor(n * ratio) of each identity's n images, a choice seeded by `seed` and the identity's
     name, and nested: the images of ratio 0.1 are among those of 0.25. Identities left with no image keep none, or one
-    if `keep_one`. Raises ValueError, naming the parameter, if fewer than two identities are left.
+    if `keep_one`. Raises ValueError, naming the parameter, if fewer than `least` identities are left: two to train on.
     """
     if not 0 < ratio <= 1:
         raise ValueError(f"ratio must be in (0, 1], found {ratio}")
     counts = np.bincount(labels, minlength=len(identities))
     kept = np.floor(counts * ratio + 1e-9).astype(int)  # 0.29 * 100 is 28.999999999999996 in floating point
     kept = np.maximum(kept, np.minimum(counts, 1)) if keep_one else kept
-    if (kept > 0).sum() < 2:
+    if (kept > 0).sum() < least:
+        needed = "training needs two" if least == 2 else "one is needed"
         raise ValueError(
-            f"ratio {ratio} leaves {(kept > 0).sum()} of {(counts > 0).sum()} identities, but training needs two. The"
+            f"ratio {ratio} leaves {(kept > 0).sum()} of {(counts > 0).sum()} identities, but {needed}. The"
             f" largest has {counts.max()} images: raise ratio, or set keep_one."
         )
     by_identity = np.argsort(labels, kind="stable")
@@ -39,7 +46,7 @@ def choose_images(
         chosen = []
         for identity, images in enumerate(np.split(by_identity, np.cumsum(counts)[:-1])):
             # Seeded by the name: whatever other identities are there, this one's choice stays.
-            rng = np.random.default_rng([seed, zlib.crc32(identities[identity].encode())])
+            rng = np.random.default_rng([seed, zlib.crc32(os.fsencode(identities[identity]))])
             chosen.append(images[rng.permutation(len(images))[: kept[identity]]])
         by_identity = np.concatenate(chosen)
     return np.sort(by_identity)
@@ -54,10 +61,10 @@ def identity_names(faces: Dataset) -> list[str]:
 class IdentityFolder(Images):
     """Images of an identity folder: item i is (uint8 RGB (3, H, W), label), labels contiguous from 0.
 
-    `ratio`, `seed` and `keep_one` choose a share of each identity's images (choose_images). Identities left with no
-    image are dropped and counted in `dropped`, as in the published run. `available` counts the images of ratio 1.
-    With `landmarks` (facelib.landmarks.find_landmarks) items are aligned 112x112 crops, without it whole images.
-    Raises ValueError, naming the parameter, if fewer than two identities are left.
+    `ratio`, `seed`, `keep_one` and `least` choose a share of each identity's images (choose_images). Identities left
+    with no image are dropped and counted in `dropped`, as in the published run. `available` counts the images of ratio
+    1. With `landmarks` (facelib.landmarks.find_landmarks) items are aligned 112x112 crops, without it whole images.
+    Raises ValueError, naming the parameter, if too few identities are left.
     """
 
     def __init__(
@@ -67,13 +74,14 @@ class IdentityFolder(Images):
         seed: int = 0,
         keep_one: bool = False,
         landmarks: pd.DataFrame | None = None,
+        least: int = 1,
     ):
         self.folder = Path(folder)
         listed = list_images(folder)
         self.available = len(listed)
         identities, labels = np.unique([image.split("/")[0] for image in listed], return_inverse=True)
         try:
-            kept = choose_images(labels, identities, ratio, seed, keep_one)
+            kept = choose_images(labels, identities, ratio, seed, keep_one, least)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
         left, labels = np.unique(labels[kept], return_inverse=True)
@@ -101,13 +109,14 @@ class Share(Dataset):
     `faces` has items (uint8 RGB (3, H, W), label), `labels` (N,) and `identities`. Raises ValueError as choose_images.
     """
 
-    def __init__(self, faces: Dataset, ratio: float = 1.0, seed: int = 0, keep_one: bool = False):
+    def __init__(self, faces: Dataset, ratio: float = 1.0, seed: int = 0, keep_one: bool = False, least: int = 1):
         self.faces, self.available = faces, len(faces)
-        self.index = choose_images(faces.labels.numpy(), faces.identities, ratio, seed, keep_one)
+        self.index = choose_images(faces.labels.numpy(), faces.identities, ratio, seed, keep_one, least)
         left, labels = np.unique(faces.labels.numpy()[self.index], return_inverse=True)
         self.identities = [faces.identities[i] for i in left]
         self.labels = torch.from_numpy(labels)
         self.dropped = len(faces.identities) - len(left)
+        self.images = Chosen(faces.images, self.index)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -120,3 +129,18 @@ class Share(Dataset):
         if isinstance(found, tuple):
             return found[0], self.labels[indices]
         return [(image, int(self.labels[i])) for (image, _), i in zip(found, indices)]
+
+
+class Chosen(Sequence):
+    """Those of the names with these indices (N,), each looked up when it is asked for."""
+
+    def __init__(self, names: Sequence[str], index: np.ndarray):
+        self.names, self.index = names, index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, i: int | slice) -> str | list[str]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(len(self))[i]]
+        return self.names[int(self.index[i])]

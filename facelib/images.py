@@ -3,6 +3,8 @@
 import contextlib
 import io
 import os
+import stat
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,11 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 LFW_FOLDERS = ("lfw-deepfunneled", "lfw_funneled", "lfw-funneled", "lfw", "lfw-synthetic")
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif", ".jp2"}
 JPEG, EXIF = b"\xff\xd8\xff", b"Exif\0\0"
+
+# Above half of the size that Pillow takes it warns; above all of it there is an error.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class ImageError(ValueError):
@@ -25,6 +30,8 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises ImageError, naming the file, if it is missing, empty, truncated, not an image or one of 32-bit numbers.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to read a pipe would wait for ever
+            raise OSError("it is no regular file")
         content = Path(path).read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: not a readable image ({error}). Replace or delete the file.") from error
@@ -73,16 +80,43 @@ def list_images(folder: str | Path) -> list[str]:
 
 def list_identities(folder: str | Path) -> list[str]:
     """Names of the folders in the folder, sorted, whether or not they hold images."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not hidden(entry.name))
+    return sorted(entry.name for entry in entries(folder) if is_folder(entry) and not hidden(entry.name))
 
 
 def images_in(folder: Path) -> list[str]:
     """Names of the images that lie in the folder itself, sorted."""
     return sorted(
         entry.name
-        for entry in os.scandir(folder)
-        if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not hidden(entry.name) and not entry.is_dir()
+        for entry in entries(folder)
+        if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not hidden(entry.name) and not is_folder(entry)
     )
+
+
+def passed_over(folder: Path) -> list[str]:
+    """Files that list_images leaves out though people may mean them: of other names, or in no identity's folder."""
+    loose = [entry.name for entry in entries(folder) if os.path.splitext(entry.name)[1].lower() in SUFFIXES]
+    listed = {identity: {*images_in(folder / identity)} for identity in list_identities(folder)}
+    others = [
+        f"{identity}/{entry.name}"
+        for identity, images in listed.items()
+        for entry in entries(folder / identity)
+        if entry.name not in images and not hidden(entry.name) and not is_folder(entry)
+    ]
+    return sorted(loose) + sorted(others)
+
+
+def entries(folder: Path) -> list[os.DirEntry]:
+    try:
+        return [*os.scandir(folder)]
+    except PermissionError as error:
+        raise PermissionError(f"{folder}: can't be read ({error.strerror}). Allow it, or move it away.") from None
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: it is told when it is read
+        return False
 
 
 def hidden(name: str) -> bool:

@@ -13,8 +13,10 @@ import functools
 import hashlib
 import io
 import multiprocessing
+import multiprocessing.connection
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -51,7 +53,7 @@ def fingerprint(folder: str | Path, images: list[str] | None = None) -> str:
             return hashlib.file_digest(content, "sha256").hexdigest()[:DIGITS]
     digest = hashlib.sha256()
     for image in list_images(folder) if images is None else images:
-        digest.update(f"{image}\t{size_in_bytes(folder / image)}\n".encode())
+        digest.update(f"{image}\t{size_in_bytes(folder / image)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:DIGITS]
 
 
@@ -83,7 +85,9 @@ def find_landmarks(
 def read_landmarks(file: Path, images: list[str]) -> pd.DataFrame:
     """A landmarks file's table. Raises ValueError if it isn't one, or has no row or several for one of the images."""
     try:
-        table = pd.read_csv(file, keep_default_na=False, dtype=dict.fromkeys(COLUMNS[1:], float) | {"image": str})
+        kinds = dict.fromkeys(COLUMNS[1:], float) | {"image": str}
+        options = {"encoding_errors": "surrogateescape", "lineterminator": "\n"}  # a name may hold a carriage return
+        table = pd.read_csv(file, keep_default_na=False, dtype=kinds, **options)
     except (ValueError, pd.errors.ParserError) as error:
         raise ValueError(f"{file}: not a landmarks file ({error}). Delete it, and faces will be detected.") from None
     if list(table.columns) != COLUMNS:
@@ -104,7 +108,7 @@ def detect_folder(
     Rows gather beside it, in a file named by folder and detector alone: so they survive a kill, and the mending of an
     unreadable image, which changes the data set's fingerprint.
     """
-    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:DIGITS]
+    place = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:DIGITS]
     with telling(file), rows_file(file.with_name(f"detecting-{detector}-{folder.name}-{place}.csv")) as rows:
         if not file.exists():  # else the process that this one has waited for has made it
             table, unreadable = detect(folder, images, rows, detector, device)
@@ -115,7 +119,7 @@ def detect_folder(
             if unreadable:
                 return table.reindex(images)
             finished = file.with_suffix(".partial")
-            table.to_csv(finished, float_format="%.3f")
+            table.to_csv(finished, float_format="%.3f", errors="surrogateescape")
             os.replace(finished, file)
             os.unlink(rows.name)
     return read_landmarks(file, images)
@@ -124,8 +128,10 @@ def detect_folder(
 def with_median(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """The table with the median of all faces' landmarks for images without one, in shares of the images' sides.
 
-    Raises ValueError if there is no face in any image.
+    Raises ValueError if there is no face in any image, ImageError if there is no image.
     """
+    if len(table) == 0:
+        raise ImageError(f"{folder}: none of its images can be read")
     if (table.score == 0).all():
         raise ValueError(f"{folder}: no face found in any of {len(table)} images")
     points, sides = COLUMNS[1:-1], table[["width", "height"] * 5].to_numpy()
@@ -157,24 +163,42 @@ def detect(
 
     On a CPU there is a process for each of PyTorch's threads: two detect twice as fast as one of two threads.
     """
-    sizes = {image: size_in_bytes(folder / image) for image in images}
-    found = {image: row for image, row in read_rows(rows).items() if sizes.get(image) == int(row[-1])}
-    left = [image for image in images if image not in found]
-    batches = [left[start : start + BATCH] for start in range(0, len(left), BATCH)]
+    stamps = {image: stamp(folder / image) for image in images}
+    found = {image: row for image, row in read_rows(rows).items() if stamps.get(image) == row[-1]}
+    # What MTCNN finds depends a little on what else is in the batch: so an image is always among the same others.
+    batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+    batches = [batch for batch in batches if not found.keys() >= {*batch}]
+    unreadable: dict[str, str] = {}
+    for batch in [batch for batch in batches if found.keys() & {*batch}]:  # was done but for what could not be read
+        bad = errors_of(folder, [image for image in batch if image not in found])
+        if bad.keys() | found.keys() >= {*batch}:
+            unreadable |= bad
+            batches.remove(batch)
     processes = min(torch.get_num_threads() if device == "cpu" else 1, len(batches))
-    unreadable, text = {}, io.TextIOWrapper(rows, encoding="utf-8", newline="", write_through=True)
+    text = io.TextIOWrapper(rows, "utf-8", "surrogateescape", "", write_through=True)
     writer = csv.writer(text)
-    with tqdm(total=len(left), desc=f"faces of {folder.name}", mininterval=5) as bar:
+    with tqdm(total=sum(map(len, batches)), desc=f"faces of {folder.name}", mininterval=5) as bar:
         for faces, bad in each_batch(folder, batches, detector, device, processes):
             unreadable |= bad
             for image, numbers in faces.items():
-                found[image] = [*(f"{number:.3f}" for number in numbers), sizes[image]]
+                found[image] = [*(f"{number:.3f}" for number in numbers), stamps[image]]
                 writer.writerow([image, *found[image]])
             rows.flush()
             bar.update(len(faces) + len(bad))
     text.detach()
     table = [[image, *map(float, found[image][:-1])] for image in images if image in found]
     return pd.DataFrame(table, columns=COLUMNS + SEEN).set_index("image"), unreadable
+
+
+def errors_of(folder: Path, images: list[str]) -> dict[str, str]:
+    """Image -> message of those that can't be read."""
+    errors = {}
+    for image in images:
+        try:
+            read_image(folder / image)
+        except ImageError as error:
+            errors[image] = str(error)
+    return errors
 
 
 def size_in_bytes(file: Path) -> int:
@@ -184,13 +208,22 @@ def size_in_bytes(file: Path) -> int:
         return -1
 
 
+def stamp(file: Path) -> str:
+    """Size in bytes and time of change: another one once the file is another."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ""
+    return f"{found.st_size}:{found.st_mtime_ns}"
+
+
 def read_rows(rows: BinaryIO) -> dict[str, list[str]]:
-    """Image -> its numbers and size in bytes, as detect writes them; a torn last row is cut off."""
+    """Image -> its numbers and stamp, as detect writes them; a torn last row is cut off."""
     rows.seek(0)
     content = rows.read()
     whole = content[: content.rfind(b"\n") + 1]
     rows.truncate(len(whole))
-    table = csv.reader(io.StringIO(whole.decode("utf-8"), newline=""))
+    table = csv.reader(io.StringIO(whole.decode("utf-8", "surrogateescape"), newline=""))
     return {row[0]: row[1:] for row in table if len(row) == len(COLUMNS) + len(SEEN) + 1}
 
 
@@ -211,8 +244,15 @@ def each_batch(folder: Path, batches: list[list[str]], name: str, device: str, p
 
 def start_process(folder: Path, name: str, device: str) -> None:
     global process
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     process = functools.partial(detect_batch, create_detector(name, device), folder)
+
+
+def end_with_parent() -> None:
+    """A process whose parent was killed would wait for work for ever."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 def detect_in_process(images: list[str]) -> tuple[dict[str, list[float]], dict[str, str]]:

@@ -49,6 +49,8 @@ class Order(Sampler):
         shards: int = 1,
         parts: int = 1,
     ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, found {batch_size}")
         if not 0 <= shard < shards:
             raise ValueError(f"shard must be in [0, {shards}), found {shard}")
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed

@@ -9,6 +9,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+REFUSALS |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
+
 
 @contextlib.contextmanager
 def whole_folder(output: str | Path, files: tuple[str, ...] = (), reserve: int = 0) -> Iterator[Path]:
@@ -103,7 +106,7 @@ def telling(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None or isinstance(error, FileNotFoundError):  # a sentence already, or what was to be read
+        if error.errno not in REFUSALS:  # a sentence already, or something else that happened in the block
             raise
         refused = OSError(f"{target}: can't be written ({error.strerror or error}). Name another place.")
         raise no_space(target, error) or refused from error

@@ -174,7 +174,7 @@ class Pack(Dataset):
 def read_header(file: Path) -> tuple[bytes, dict]:
     """A pack's first bytes, up to the tensors, and the header in them. Raises as Pack does."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: there is no such file")
+        raise FileNotFoundError(f"{file}: there is no such file.")
     size = file.stat().st_size
     with file.open("rb") as stream:
         head = stream.read(8)
@@ -187,10 +187,12 @@ def read_header(file: Path) -> tuple[bytes, dict]:
         expected = len(head) + max(ends, default=0)
         metadata = header.get("__metadata__", {})
         form, version = metadata.get("format"), int(metadata.get("version", VERSION))
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        raise ValueError(f"{file}: not a safetensors file, or one cut off or damaged in its header") from None
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError):
+        raise ValueError(
+            f"{file}: not a safetensors file, or one cut off or damaged in its header. If it was a pack: {AGAIN}"
+        ) from None
     if form != FORMAT:
-        raise ValueError(f"{file}: a safetensors file but not a {FORMAT}")
+        raise ValueError(f"{file}: a safetensors file but not a {FORMAT}.")
     if version > VERSION:
         raise ValueError(f"{file}: a {FORMAT} of version {version}, this facelib reads up to {VERSION}. Update it.")
     if size != expected:

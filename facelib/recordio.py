@@ -73,7 +73,10 @@ class RecordFile:
         flag, length = word >> LENGTH_BITS, word & (1 << LENGTH_BITS) - 1
         end = offset + PREFIX.size + length + -length % 4
         if magic != MAGIC:
-            raise ImageError(f"{self.name(offset)}: no record begins there, the magic number is missing.")
+            raise ImageError(
+                f"{self.name(offset)}: no record begins there, the magic number is missing. Replace the file, or delete"
+                " train.idx if that is wrong."
+            )
         if flag > END:
             raise ImageError(f"{self.name(offset)}: the record has the unknown flag {flag}. Replace the file.")
         if end > self.size:
@@ -273,7 +276,8 @@ class RecordIO(Images):
         if highest != len(records) - 1 or np.float32(len(records)) != last or not 1 <= first <= last:
             raise ValueError(
                 f"{self.rec.name(offset)}: announces identity records of the keys {first} to {last - 1}, the last ones,"
-                f" but there are {len(records)} records with keys up to {highest}"
+                f" but there are {len(records)} records with keys up to {highest}. If {self.index.name} lacks some,"
+                " delete it, and they are found without it."
             )
         return first, last
 

@@ -25,6 +25,8 @@ def claim(name: str, found: dict) -> str:
         f"{name} has {found['images']:,} images of {found['identities']:,} identities, {of_each}, {size}"
         f" {width} $\\times$ {height} pixels."
     )
+    if found["unreadable"]:
+        sentence += f" {found['unreadable']:,} more can't be read."
     if found["faces_found"] is None:
         return sentence + " They are aligned crops already, and their landmarks are not known."
     faceless = found["images"] - found["faces_found"]

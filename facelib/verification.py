@@ -230,6 +230,7 @@ def verify(
     embedder = load_embedder(model, device)
     stored = stored_pairs(lfw, protocol) if Path(lfw).suffix == ".bin" else None
     images, listed = (Path(lfw), stored.pairs) if stored else find_pairs(lfw, protocol.pairs, protocol.folds)
+    check_kinds(listed, lfw)
     if protocol.far != FAR:  # the default was not asked for: where it can't be resolved, measures() leave it out
         check_far(protocol.far, listed.genuine)
     dataset = stored or find_crops(images, listed, protocol, seed, cache, device)
@@ -248,6 +249,13 @@ def verify(
         write_json(folder / "environment.json", environment)
         write_json(folder / "metrics.json", found)
     return found
+
+
+def check_kinds(pairs: Pairs, name: str | Path) -> None:
+    """Raise ValueError, naming where they are from, if all pairs are of one kind."""
+    if pairs.genuine.all() or not pairs.genuine.any():
+        kind = "genuine" if pairs.genuine.all() else "impostor"
+        raise ValueError(f"{name}: all {len(pairs)} pairs are {kind}, both kinds are needed. Replace the file.")
 
 
 def find_pairs(lfw: str | Path, pairs: str = "pairs.txt", folds: int = 0) -> tuple[Path, Pairs]:

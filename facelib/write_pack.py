@@ -81,7 +81,11 @@ def pack(source: Dataset, target: str | Path, jpeg: bool = False, workers: int =
     earlier = earlier_pack(target)
     mark = fingerprint(source)
     partial, journal = (target.with_name(target.name + suffix) for suffix in (".partial", ".journal"))
-    if earlier is not None and (earlier.metadata["fingerprint"], earlier.jpeg) == (mark, jpeg):
+    if (
+        earlier is not None
+        and (earlier.metadata["fingerprint"], earlier.jpeg) == (mark, jpeg)
+        and whole(earlier, source)
+    ):
         if journal.exists() and not partial.exists():  # that call was killed when it had only the journal to delete
             with contextlib.suppress(OSError), lock(journal, target):
                 journal.unlink()
@@ -122,10 +126,34 @@ def earlier_pack(target: Path) -> Pack | None:
     """The pack at `target`. Raises FileExistsError if something else is there, a damaged pack included."""
     if not target.exists():
         return None
+    if target.is_dir():
+        raise FileExistsError(
+            f"{target}: a folder is there. It will not be replaced: delete it, or name another target."
+        )
     try:
         return Pack(target)
     except (OSError, ValueError) as error:
         raise FileExistsError(f"{error} It will not be replaced: delete it, or name another target.") from None
+
+
+def whole(earlier: Pack, source: Dataset) -> bool:
+    """Whether the pack holds all that can be read of its source: what was dropped may have been mended since.
+
+    Raises ValueError, naming the chunks, if the pack is damaged.
+    """
+    earlier.verify()
+    if not len(earlier.dropped):
+        return True
+    left_out = {*source.images} - {*earlier.images}
+    return not any(readable(source, i) for i, image in enumerate(source.images) if image in left_out)
+
+
+def readable(source: Dataset, i: int) -> bool:
+    try:
+        source[i]
+    except ImageError:
+        return False
+    return True
 
 
 def fingerprint(source: Dataset) -> str:
@@ -207,8 +235,8 @@ class Stored(Dataset):
             if image.shape != SHAPE or image.dtype != np.uint8:
                 height, width = image.shape[:2]
                 raise ValueError(
-                    f"{image.dtype} of {width}x{height} pixels is no aligned crop, uint8 of {SIZE}x{SIZE}: give the"
-                    " source landmarks"
+                    f"{image.dtype} of {width}x{height} pixels is no aligned crop, uint8 of {SIZE}x{SIZE}: align"
+                    " the images first"
                 )
             if not self.jpeg:
                 return image.tobytes()
@@ -295,7 +323,7 @@ def append(
     )
     chunk, noted = [], len(progress.dropped)
     with tqdm(total=len(stored), initial=progress.next, desc=f"pack {target.name}", mininterval=5) as bar:
-        for item in chain.from_iterable(starmap(split, batches)):
+        for item in chain.from_iterable(starmap(split, alive(batches, target))):
             if isinstance(item, ImageError):
                 progress.dropped.append((progress.next, str(item)))
             elif isinstance(item, ValueError):
@@ -312,6 +340,16 @@ def append(
                     write_all(images, content)
                     write_all(journal, json.dumps(entry | {"dropped": progress.dropped[noted:]}).encode() + b"\n")
                 chunk, noted = [], len(progress.dropped)
+
+
+def alive(batches: DataLoader, target: Path) -> Iterator:
+    """The batches. Raises OSError, naming the target, if a process that reads them dies."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise OSError(f"{target}: a process that reads images died, maybe for want of memory. Run it again.") from None
 
 
 def finish(source: Dataset, jpeg: bool, mark: str, progress: Progress, images: io.FileIO) -> None:

@@ -1,6 +1,7 @@
 """Alignment onto ArcFace's template, of an image and of a folder."""
 
 import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from facelib import alignment
+from facelib import ROOT, alignment
 from facelib.alignment import TEMPLATE, align, align_folder, similarity_transform
-from facelib.images import read_image
+from facelib.images import list_images, read_image
 from facelib.landmarks import COLUMNS, find_landmarks
 from facelib.synthetic import draw_face, make_identity_folder
 
@@ -212,7 +213,9 @@ alignment.align_folder(source, target, "none")
 
 
 def files_in(folder) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    """All but what is kept for the next call."""
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 @pytest.mark.parametrize("where, after", [*(("detect_batch", k) for k in (0, 2)), *(("replace", k) for k in range(9))])
@@ -232,7 +235,7 @@ def test_a_disk_that_is_full_or_read_only_is_told_and_what_was_done_is_kept(face
 
     def refuse(file, content):
         written.append(file)
-        if len(written) > 3:
+        if len(written) > 4:  # the note, three crops
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(file, content)
 
@@ -328,3 +331,69 @@ def test_bombs_links_and_huge_images_are_each_told_and_cost_nothing_else(faces, 
     assert "exceeds limit" in manifest.reason["odd/bomb.png"] and "nowhere.png" in manifest.reason["odd/nowhere.png"]
     assert manifest.outcome[["odd/wide.png", "odd/linked.jpg"]].tolist() == ["aligned", "aligned"]
     assert (odd / "bomb.png").stat().st_size < 100_000 and len(crops(tmp_path / "target")) == 8
+
+
+def test_names_that_are_no_utf_8_links_to_themselves_and_pipes_cost_nothing_else(faces, tmp_path):
+    source = shutil.copytree(faces, tmp_path / "source")
+    odd = os.fsencode(source) + b"/lat\xe9 1"
+    os.mkdir(odd)
+    shutil.copy(sorted(faces.glob("*/*.jpg"))[0], odd + b"/\xe9.jpg")
+    shutil.copy(sorted(faces.glob("*/*.jpg"))[1], odd + b"/carriage\rreturn.jpg")
+    os.symlink("loop.jpg", odd + b"/loop.jpg")
+    os.mkfifo(odd + b"/pipe.jpg")
+    manifest = align_folder(source, tmp_path / "target", "none")
+    assert manifest.outcome.value_counts().to_dict() == {"aligned": 8, "dropped": 2}
+    assert "no regular file" in manifest.reason[os.fsdecode(b"lat\xe9 1/pipe.jpg")]
+    assert len(find_landmarks(tmp_path / "target", tmp_path / "cache")) == len(list_images(tmp_path / "target")) == 8
+    read = pd.read_csv(tmp_path / "target" / "manifest.csv", encoding_errors="surrogateescape", lineterminator="\n")
+    assert read.image.tolist() == manifest.index.tolist()
+
+
+def test_a_picture_replaced_by_one_of_equal_size_is_looked_at_again(tmp_path):
+    folder = tmp_path / "source" / "a"
+    folder.mkdir(parents=True)
+    for name, shape in (("1.bmp", (100, 200)), ("2.bmp", (100, 200))):
+        Image.new("RGB", shape, (90, 90, 90)).save(folder / name)
+    align_folder(tmp_path / "source", tmp_path / "target", "none")
+    size = (folder / "1.bmp").stat().st_size
+    Image.new("RGB", (200, 100), (90, 90, 90)).save(folder / "1.bmp")
+    assert (folder / "1.bmp").stat().st_size == size
+    manifest = align_folder(tmp_path / "source", tmp_path / "target", "none")
+    assert manifest.width.tolist() == [200, 100]
+
+
+def test_of_crops_by_the_median_it_is_known_that_no_face_was_found(aligned):
+    source, manifest = aligned
+    target = source.with_name("target")
+    scores = find_landmarks(target, "").score
+    fallback = manifest.crop[manifest.outcome == "fallback"]
+    assert (scores[fallback] == 0).all() and (scores.drop(fallback) == 1).all() and len(fallback)
+
+
+def test_files_that_are_passed_over_are_told(faces, tmp_path):
+    source = shutil.copytree(faces, tmp_path / "source")
+    shutil.copy(sorted(faces.glob("*/*.jpg"))[0], source / "loose.jpg")
+    next(source.glob("*0")).joinpath("photo.heic").write_bytes(b"?")
+    command = [sys.executable, "-m", "facelib.alignment", source, tmp_path / "target", "none"]
+    said = subprocess.run(command, capture_output=True, text=True).stdout
+    assert "6 images, 6 aligned" in said and "2 files are passed over" in said
+    assert "loose.jpg" in said and "photo.heic" in said
+
+
+ORPHANED = """
+import os, sys, time
+from facelib import landmarks
+landmarks.torch.set_num_threads(2)
+landmarks.BATCH = 1
+if __name__ == "__main__":
+    for _ in landmarks.each_batch(landmarks.Path(sys.argv[1]), [[name] for name in sys.argv[2:]], "none", "cpu", 2):
+        os.kill(os.getpid(), 9)
+"""
+
+
+def test_processes_that_detect_end_when_theirs_is_killed(faces, tmp_path):
+    (tmp_path / "orphaned.py").write_text(ORPHANED)
+    command = [sys.executable, tmp_path / "orphaned.py", faces, *list_images(faces)]
+    killed = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    killed.communicate(timeout=60)  # their ends of the pipe are closed when the last one has ended
+    assert killed.returncode == -9

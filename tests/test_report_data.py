@@ -6,7 +6,14 @@ from facelib import report_data
 def metrics(bright: float = 120, faces: int | None = 100, sizes: int = 1) -> dict:
     brightness = {"0.05": 80.0, "0.5": bright, "0.95": 160.0}
     each = {"least": 10, "median": 24.5, "most": 30}
-    found = {"images": 100, "identities": 5, "images_per_identity": each, "sizes": sizes, "commonest_size": [250, 200]}
+    found = {
+        "images": 100,
+        "unreadable": 0,
+        "identities": 5,
+        "images_per_identity": each,
+        "sizes": sizes,
+        "commonest_size": [250, 200],
+    }
     return found | {"faces_found": faces, "brightness": brightness}
 
 

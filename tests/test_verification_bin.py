@@ -409,3 +409,10 @@ def test_the_statistics_take_each_image_of_a_file_for_an_identity(place, tmp_pat
     found = statistics.summarise(str(tmp_path), str(tmp_path / "statistics"), resamples=50)["verify"]["a-r1-normal"]
     for measure in ("accuracy", "auc", "eer"):
         assert 0 <= found[measure]["low"] <= found[measure]["estimate"] <= found[measure]["high"] <= 1
+
+
+def test_pairs_of_one_kind_are_told_before_anything_is_embedded(place, tmp_path):
+    images, _ = read_bin(place / "faces.bin")
+    (tmp_path / "same.bin").write_bytes(pickle.dumps((images, [True] * 20)))
+    with pytest.raises(ValueError, match="same.bin: all 20 pairs are genuine, both kinds are needed"):
+        verify(str(place / "model.pth"), str(tmp_path / "same.bin"), str(tmp_path / "out"))
