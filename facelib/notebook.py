@@ -20,6 +20,12 @@ from facelib import ROOT
 
 TYPES = {"int": int, "float": float, "str": str, "bool": bool}
 
+PREEMPTED = 75  # exit code after a SIGTERM: EX_TEMPFAIL, try again
+
+
+class Preempted(RuntimeError):
+    """A SIGTERM ended the run. Its last checkpoint has all that was done."""
+
 
 def declared_parameters(notebook: Path) -> dict[str, tuple[type, object]]:
     """Name -> (type, default) of the cell tagged `parameters`. Raises ValueError if it declares anything else."""
@@ -75,7 +81,11 @@ def convert(value: object, kind: type) -> object:
 
 def run_notebook(notebook: Path, output: Path, given: dict[str, object]) -> None:
     """Execute the notebook, from the repository's root, into the copy `output`. Raises RuntimeError if a cell fails."""
-    import papermill  # here, because it is slow to import and a wrong parameter should be told at once
+    # Here, because they are slow to import and a wrong parameter should be told at once.
+    import papermill
+    import psutil
+
+    from facelib.processes import on_sigterm
 
     parameters = check_parameters(notebook, given)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -83,12 +93,16 @@ def run_notebook(notebook: Path, output: Path, given: dict[str, object]) -> None
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning")
     partial, failed = output.with_suffix(".partial.ipynb"), output.with_suffix(".failed.ipynb")
     try:
-        papermill.execute_notebook(
-            notebook, partial, parameters, kernel_name="python3", language="python", cwd=ROOT, progress_bar=False,
-            stdout_file=sys.stdout, stderr_file=sys.stderr,
-        )  # fmt: skip
+        # A SIGTERM is the kernel's business: a run that is trained there leaves a checkpoint and ends.
+        with on_sigterm(lambda *_: [child.terminate() for child in psutil.Process().children()]):
+            papermill.execute_notebook(
+                notebook, partial, parameters, kernel_name="python3", language="python", cwd=ROOT, progress_bar=False,
+                stdout_file=sys.stdout, stderr_file=sys.stderr,
+            )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         partial.replace(failed)
+        if error.ename == "Preempted":
+            raise Preempted(error.evalue) from None
         raise RuntimeError(f"{notebook.name}: {error.evalue}\n({error.ename}; the executed copy is {failed})") from None
     failed.unlink(missing_ok=True)
     partial.replace(output)
@@ -115,6 +129,9 @@ def main() -> None:
                 raise ValueError(f"{word!r} is not name=value")
             given[name] = value
         run_notebook(notebook, arguments.output, given)
+    except Preempted as error:
+        print(f"\n{error}", file=sys.stderr)
+        sys.exit(PREEMPTED)
     except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"\n{error}")
     except KeyboardInterrupt:

@@ -4,9 +4,13 @@ PyTorch's launcher, torchrun, starts them, on one host or many; launch() starts 
 is of the one process there is.
 """
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import torch
@@ -92,9 +96,23 @@ def launch(processes: int, arguments: list[str], variables: dict[str, str]) -> i
     environment = os.environ | variables | {"PYTHONUNBUFFERED": "1"}
     threads = max(1, torch.get_num_threads() // processes)
     environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
-    with subprocess.Popen(
-        [*command, "-m", "facelib.train", *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as launched:
-        for line in launched.stdout:
-            sys.stdout.write(line.decode(errors="replace"))
-    return launched.returncode
+    command += ["-m", "facelib.train", *arguments]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as started:
+        with on_sigterm(lambda *_: started.terminate()):
+            while said := started.stdout.read1():  # a bar has no line ends
+                sys.stdout.write(said.decode(errors="replace"))
+                sys.stdout.flush()
+    return started.returncode
+
+
+@contextlib.contextmanager
+def on_sigterm(handler: Callable) -> Iterator[None]:
+    """A SIGTERM calls the handler and ends nothing by itself, where signals can be handled: in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -150,6 +151,31 @@ class Run:
         finally:
             self.optimizer.zero_grad()
         return True
+
+    def log(self) -> pd.DataFrame:
+        """A row for each step that is done."""
+        return pd.DataFrame(self.rows, columns=COLUMNS)
+
+    def metrics(self) -> dict:
+        """What came out of a run that is done."""
+        log, config = self.log(), self.config
+        return {
+            "backbone": config.backbone,
+            "ratio": config.ratio,
+            "identities": len(self.dataset.identities),
+            "dropped_identities": self.dataset.dropped,
+            "images": len(self.dataset),
+            "steps": len(log),
+            "epochs": config.epochs,
+            "first_loss": float(log.loss.iloc[0]),
+            "last_epoch_loss": float(log.loss[log.epoch == config.epochs].mean()),
+            "images_per_second": float(log.images_per_second.median()),
+            "seconds": float(log.seconds.iloc[-1]),
+            "precision": self.precision,
+            "memory_format": self.memory_format,
+            "processes": processes.count(),
+            "continued_after_steps": self.continued,
+        }
 
     def weights(self) -> dict[str, Tensor]:
         """What the run is for: the backbone's weights or their moving average."""

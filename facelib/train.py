@@ -22,7 +22,6 @@ import dataclasses
 import json
 import math
 import os
-import signal
 import sys
 import tempfile
 import threading
@@ -34,13 +33,14 @@ from pathlib import Path
 import pandas as pd
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from facelib import checkpoint, data, losses, memory_format, processes, provenance
 from facelib.embedder import choose_device, create_model
 from facelib.landmarks import OWN, find_landmarks
+from facelib.notebook import PREEMPTED, Preempted
 from facelib.output import unfinished_folder, write_json
 from facelib.precision import precision_of
 from facelib.run_state import COLUMNS, Run, check_same
@@ -49,12 +49,7 @@ from facelib.validation import Validation
 
 FILES = ("weights.safetensors", "head.safetensors", "parameters.json", "metrics.json", "log.csv", "environment.json")
 FILES += ("validation.csv", "tensorboard", "checkpoints", "not-finite.txt")
-PREEMPTED = 75  # exit code after a SIGTERM: EX_TEMPFAIL, try again
 WINDOW = 20  # steps whose losses a GPU keeps before they are looked at: each look waits for it
-
-
-class Preempted(RuntimeError):
-    """A SIGTERM ended the run. Its last checkpoint has all that was done."""
 
 
 def select_images(config: Config, landmarks: pd.DataFrame | None = None) -> data.IdentityFolder | data.Share:
@@ -108,74 +103,67 @@ def train_here(config: Config, device: str) -> dict:
     select_images(config)
     to_align = config.aligned and not data.is_aligned(config.data)
     landmarks = find_landmarks(config.data, config.cache, device) if to_align else None
-    detected = to_align and not (Path(config.data) / OWN).exists()
     dataset = select_images(config, landmarks)
     if processes.count() > min(config.batch_size, len(dataset)):
         raise ValueError(
             f"batch_size {config.batch_size} and {len(dataset)} images leave some of {processes.count()} processes none"
         )
-    environment["data"] = data.fingerprint_of(config.data, getattr(dataset, "images", None))
+    environment["data"] = data.fingerprint_of(config.data, dataset.images)
     validation = Validation(config.validate, config.cache, kind) if config.validate else None
-    if config.loss == "arcface":
-        classes = len(dataset.identities)
-        head = losses.ArcFace(
-            config.embedding_size, classes, config.scale, config.margin, config.sample_rate, config.seed
-        )
-    else:
-        head = losses.Softmax(config.embedding_size, len(dataset.identities))
+    head = create_head(config, len(dataset.identities))
+    precision = precision_of(config.precision, kind)
     size = sum(p.numel() * p.element_size() for module in (backbone, head) for p in module.state_dict().values())
 
-    precision = precision_of(config.precision, kind)
     with run_folder(config.output, size) as folder:
         found = checkpoint.load_last(folder / "checkpoints")
-        if found is not None:
+        if found is None:
+            layout = choose_layout(config, backbone, kind, precision)
+        else:
             check_same(found[1], config, environment["data"], folder)
             precision, layout = found[1]["precision"], found[1]["memory_format"]
-        elif config.memory_format == "auto":
-            layout = memory_format.choose(backbone, config.backbone, kind, precision, config.cache)
-        else:
-            layout = config.memory_format
         run = Run(config, dataset, environment["data"], backbone, head, device, precision, layout)
         if found is not None:
             run.restore(*found)
-            print(f"{config.output}: going on after step {run.step} of {run.steps}")
+            if processes.rank() == 0:
+                print(f"{config.output}: going on after step {run.step} of {run.steps}")
         fit(run, folder, validation)
-        broken = [name for name, weights in run.weights().items() if not weights.isfinite().all()]
-        if broken:
-            raise FloatingPointError(
-                f"{broken[0]} is not finite after the last step. Lower learning_rate or set warmup."
-            )
-        log = pd.DataFrame(run.rows, columns=COLUMNS)
-        metrics = {
-            "backbone": config.backbone,
-            "ratio": config.ratio,
-            "identities": len(dataset.identities),
-            "dropped_identities": dataset.dropped,
-            "images": len(dataset),
-            "steps": len(log),
-            "epochs": config.epochs,
-            "first_loss": float(log.loss.iloc[0]),
-            "last_epoch_loss": float(log.loss[log.epoch == config.epochs].mean()),
-            "images_per_second": float(log.images_per_second.median()),
-            "seconds": float(log.seconds.iloc[-1]),
-            "precision": run.precision,
-            "memory_format": run.memory_format,
-            "processes": processes.count(),
-            "continued_after_steps": run.continued,
-            "faces_not_found": int((landmarks.score[dataset.images] == 0).sum()) if detected else None,
-        }
+        for name, weights in run.weights().items():
+            if not weights.isfinite().all():
+                raise FloatingPointError(
+                    f"{name} is not finite after the last step. Lower learning_rate or set warmup."
+                )
+        metrics = run.metrics()
+        detected = to_align and not (Path(config.data) / OWN).exists()
+        metrics["faces_not_found"] = int((landmarks.score[dataset.images] == 0).sum()) if detected else None
         rows = run.all_rows(head.weight)
         if processes.rank() == 0:
             (folder / "reserved").unlink(missing_ok=True)
             safetensors.torch.save_file(cpu_state(run.weights()), folder / "weights.safetensors")
             safetensors.torch.save_file({"weight": rows.cpu()}, folder / "head.safetensors")
-            log.to_csv(folder / "log.csv", index=False)
+            run.log().to_csv(folder / "log.csv", index=False)
             write_json(folder / "parameters.json", dataclasses.asdict(config))
             write_json(folder / "environment.json", environment)
             write_json(folder / "metrics.json", metrics)
     if processes.rank() == 0:
         checkpoint.delete(Path(config.output) / "checkpoints")  # now: a kill before could not lose them
     return metrics
+
+
+def create_head(config: Config, identities: int) -> losses.Head:
+    if config.loss == "softmax":
+        return losses.Softmax(config.embedding_size, identities)
+    options = {"scale": config.scale, "margin": config.margin, "sample_rate": config.sample_rate, "seed": config.seed}
+    return losses.ArcFace(config.embedding_size, identities, **options)
+
+
+def choose_layout(config: Config, backbone: nn.Module, device: str, precision: str) -> str:
+    """The memory format, of several processes the first one's choice."""
+    if config.memory_format != "auto":
+        return config.memory_format
+    names, chosen = [*memory_format.FORMATS], 0
+    if processes.rank() == 0:
+        chosen = names.index(memory_format.choose(backbone, config.backbone, device, precision, config.cache))
+    return names[processes.agree(chosen)]
 
 
 @contextlib.contextmanager
@@ -195,10 +183,11 @@ def fit(run: Run, folder: Path, validation: Validation | None) -> None:
     config, loader = run.config, run.loader
     window = 1 if run.device == "cpu" else WINDOW
     saved = time.perf_counter()
-    with terminated() as stop, Log(run, folder) as log:
+    stop = threading.Event()
+    with processes.on_sigterm(lambda *_: stop.set()), Log(run, folder) as log:
         for epoch in range(run.step // len(loader), config.epochs):
             loader.order.epoch, loader.order.skip = epoch, run.step - epoch * len(loader)
-            for images, labels in loader:
+            for images, labels in batches(run, folder):
                 log.pending.append(step(run, images, labels))
                 if len(log.pending) == window:
                     log.look()
@@ -211,6 +200,16 @@ def fit(run: Run, folder: Path, validation: Validation | None) -> None:
                 log.validate(validation, epoch + 1)
             if wish and run.step < run.steps:
                 saved = save(run, folder, log, wish)
+
+
+def batches(run: Run, folder: Path) -> Iterator[tuple[Tensor, Tensor]]:
+    """The loader's. Where an image can't be read, what was done until then is kept."""
+    try:
+        yield from run.loader
+    except (OSError, ValueError):
+        if run.step and processes.count() == 1:
+            run.save(folder / "checkpoints")
+        raise
 
 
 def save(run: Run, folder: Path, log: "Log", wish: int) -> float:
@@ -319,20 +318,6 @@ def not_finite(run: Run, number: int, loss: float, folder: Path) -> FloatingPoin
         f"the loss became {loss} at step {number + 1} of {run.steps}, learning rate {run.rate(number):.3g}. Lower"
         f" learning_rate or set warmup. The batch's images: {shown}"
     )
-
-
-@contextlib.contextmanager
-def terminated() -> Iterator[threading.Event]:
-    """Set once a SIGTERM comes, which then ends nothing by itself."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only there signals can be handled
-        yield event
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def cpu_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

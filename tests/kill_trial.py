@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -32,8 +33,8 @@ POINTS += ((shutil, "rmtree"), (safetensors.torch, "save_file"))
 class Points:
     """Counts the points where a process can be killed, names each, and kills it at the one numbered `at`."""
 
-    def __init__(self, at: int | None):
-        self.at, self.seen = at, []
+    def __init__(self, at: int | None, say: Callable[[str], None]):
+        self.at, self.say, self.seen = at, say, []
         for owner, name in POINTS:
             setattr(owner, name, self.around(getattr(owner, name), name))
 
@@ -54,7 +55,7 @@ class Points:
         self.seen.append(what)
         reached = len(self.seen) == self.at
         if reached:
-            print(what, flush=True)
+            self.say(what)
         if reached and kill:
             os.kill(os.getpid(), signal.SIGKILL)
         return reached
@@ -65,18 +66,18 @@ def in_child(config: Config, at: int | None = None, seconds: float | None = None
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
         code = 1
         try:
-            os.dup2(write, 1)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            points = Points(at)
+            points = Points(at, lambda what: os.write(write, f"{what}\n".encode()))
             train.train(config)
-            print("\n".join(points.seen), flush=True)
+            points.say("\n".join(points.seen))
             code = 0
         except BaseException:
-            traceback.print_exc(file=sys.stdout)
+            os.write(write, traceback.format_exc().encode())
         finally:
-            sys.stdout.flush()
             os._exit(code)
     os.close(write)
     if seconds is not None:

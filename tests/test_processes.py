@@ -57,11 +57,11 @@ def trained(faces, options: dict, count: int = 20, exact: bool = True) -> tuple:
 
 
 def compare(found: tuple, expected: tuple, rtol: float = 1e-7) -> None:
-    assert found[0] == pytest.approx(expected[0], rel=rtol)
+    assert found[0] == pytest.approx(expected[0], rel=rtol, abs=rtol)
     assert found[1].keys() == expected[1].keys()
     for name, tensor in expected[1].items():
         if tensor.is_floating_point():
-            assert torch.allclose(found[1][name], tensor, rtol=rtol, atol=rtol / 100), name
+            assert torch.allclose(found[1][name], tensor, rtol=rtol, atol=rtol), name
 
 
 KINDS = {
