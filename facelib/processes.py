@@ -41,6 +41,11 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+def lost_another(error: RuntimeError) -> bool:
+    """Whether it is what gloo or NCCL raises where another process is gone."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
 def count() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 

@@ -5,7 +5,6 @@ So a run of several processes is the run of one: PyTorch's own works on GPUs alo
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -32,9 +31,9 @@ class SyncOnCPU:
         values = x if x.dtype == torch.float64 else x.float()
         size = values.new_tensor([x.numel() // x.shape[1]])
         dist.all_reduce(size)
-        mean = summed(values.sum(over)) / size
+        mean = Summed.apply(values.sum(over)) / size
         off = values - mean.view(shape)
-        variance = summed((off * off).sum(over)) / size
+        variance = Summed.apply((off * off).sum(over)) / size
         y = off * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             y = y * self.weight.view(shape) + self.bias.view(shape)
@@ -47,6 +46,17 @@ class SyncOnCPU:
         return self.act(self.drop(y)) if hasattr(self, "act") else y  # timm's BatchNormAct2d
 
 
-def summed(values: Tensor) -> Tensor:
-    """The sum over all processes, through which gradients flow."""
-    return torch.distributed.nn.functional.all_reduce(values)
+class Summed(torch.autograd.Function):
+    """The sum over all processes. Each one's values are part of all sums, so the gradients add up too."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, by_total: Tensor) -> Tensor:
+        by_values = by_total.clone()
+        dist.all_reduce(by_values)
+        return by_values

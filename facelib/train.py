@@ -70,6 +70,13 @@ def train(config: Config) -> dict:
     device = processes.join(choose_device(config.device))
     try:
         return train_here(config, device)
+    except RuntimeError as error:
+        if processes.count() == 1 or not processes.lost_another(error):
+            raise
+        raise RuntimeError(
+            f"{config.output}: another process died, or was silent for long. The same command goes on from the last"
+            " checkpoint."
+        ) from None
     finally:
         processes.leave()
 
