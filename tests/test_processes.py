@@ -1,15 +1,18 @@
 """A run of several processes is the run of one: the same losses, the same weights."""
 
+import dataclasses
+
 import pytest
 import torch
 from in_processes import in_processes
 
-from facelib import synthetic
+from facelib import checkpoint, synthetic
 from facelib.data import IdentityFolder
 from facelib.landmarks import find_landmarks
 from facelib.losses import ArcFace
 from facelib.models import create_model
 from facelib.run_state import Run
+from facelib.train import train, train_here
 from facelib.training_config import Config
 
 
@@ -83,10 +86,51 @@ def test_losses_and_weights_are_those_of_one_process(faces, kind, count):
         compare(found, expected)
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_after_20_steps_they_are_equal_to_float32_rounding(faces, count):
+def test_after_20_steps_they_are_equal_to_float32_rounding(faces):
     slow = {"learning_rate": 1e-3, "batch_size": 14}
     expected = trained(faces, slow, 20, False)
-    for found in in_processes(count, trained, faces, slow, 20, False):
+    for found in in_processes(3, trained, faces, slow, 20, False):
         # Rounding grows with every step: a change of the last bit in the first one does as much.
         compare(found, expected, 1e-2, ("backbone.", "head."))
+
+
+def begun(faces, folder, options: dict) -> None:
+    run = begin(faces, options)
+    steps(run, 3)
+    run.save(folder)
+
+
+def continued(faces, folder, options: dict) -> tuple:
+    run = begin(faces, options)
+    run.restore(*checkpoint.load_last(folder))
+    return steps(run, 3), run.tensors()
+
+
+@pytest.mark.parametrize("first, second", [(3, 2), (1, 3), (2, 1)])
+def test_a_checkpoint_of_some_processes_is_continued_by_others(faces, tmp_path, first, second):
+    options = {"sample_rate": 0.6, "ema": 0.9}
+    in_processes(first, begun, faces, tmp_path, options)
+    losses, tensors = trained(faces, options, 6)
+    for found in in_processes(second, continued, faces, tmp_path, options):
+        compare(
+            found, (losses[3:], {name: t for name, t in tensors.items() if name != "log"} | {"log": found[1]["log"]})
+        )
+
+
+def test_the_launcher_starts_them_and_fails_with_the_workers_own_message(faces, tmp_path, capfd):
+    asked = {"backbone": "iresnet18_025", "embedding_size": 16, "epochs": 1, "batch_size": 14, "processes": 2}
+    config = Config(data=str(faces), output=str(tmp_path / "run"), cache=str(tmp_path), **asked)
+    assert train(config)["processes"] == 2
+    assert "100%" in capfd.readouterr().out  # the bar came through
+    with pytest.raises(RuntimeError, match="the loss became .* at step 2 of 2, learning rate .*The batch's images: "):
+        train(dataclasses.replace(config, output=str(tmp_path / "bad"), learning_rate=1e30, clip=0.0))
+
+
+def test_more_processes_than_images_of_a_batch_are_refused(faces):
+    def refused() -> str:
+        config = Config(data=str(faces), output="nowhere", cache=str(faces), backbone="iresnet18_025", batch_size=2)
+        with pytest.raises(ValueError) as told:
+            train_here(config, "cpu")
+        return str(told.value)
+
+    assert in_processes(3, refused) == ["batch_size 2 and 28 images leave some of 3 processes none"] * 3
