@@ -71,7 +71,8 @@ endif
 $(shell echo $(PROFILE) | cmp -s - build/profile.txt || echo $(PROFILE) > build/profile.txt)
 endif
 
-EXECUTE := $(BIN)/python -m facelib.notebook
+# LAUNCH="srun --gpus=1", or any command that runs the words after it, spreads the notebook runs over a cluster.
+EXECUTE := $(LAUNCH) $(BIN)/python -m facelib.notebook
 FIGURES_CODE := $(wildcard facelib/report*.py facelib/*plots.py) facelib/results.py facelib/words.py facelib/architecture.py
 
 .PHONY: report
@@ -172,4 +173,5 @@ clean:  ## delete everything computed (build, figures, PDF), but not the environ
 .PHONY: help
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 16
-	@echo 'PROFILE=demo|small|paper chooses what is computed, DATA=folder where data is (default: data).'
+	@echo 'PROFILE=demo|small|paper chooses what is computed, DATA=folder where data is (default: data),'
+	@echo 'LAUNCH="srun --gpus=1" what comes before each notebook run: make -j8 report LAUNCH=... on a cluster.'

@@ -1,35 +1,51 @@
-"""How fast data is loaded and pairs are judged, against what everyone writes: `make bench`.
+"""How fast data is loaded, models are trained and pairs are judged, against what everyone writes: `make bench`.
 
-    python -m facelib.bench [DATA]    # DATA/celeb and DATA/lfw; without them synthetic faces of the same size
+    python -m facelib.bench [DATA [PART ...]]    # DATA/celeb; without it synthetic faces of the same size
+
+PART is loading, head or training; without one, all. The numbers are kept in build/bench.json.
+
+The head is compared with the straightforward ArcFace (normalise, matmul, clone, margin, scale, cross entropy), in a
+process of its own each, which tells the most memory that a step took. The plain loop of training is float32, in
+PyTorch's default memory format, asks for each step's loss and reads by the plain pipeline's loader.
 
 The plain pipeline is torchvision's: ImageFolder, RandomHorizontalFlip, CenterCrop, ToTensor, Normalize, DataLoader with
 2 workers and batches of 128. Every side reads the same images, in turns, and the median of ROUNDS rounds counts, so
-that what else the machine does hits all alike. Printed as ratios; the numbers are kept in build/bench.json.
+that what else the machine does hits all alike. Printed as ratios.
 """
 
+import json
 import statistics
 import struct
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import torchvision
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from tqdm import tqdm
 
-from facelib import data, provenance, synthetic
-from facelib.embedder import SIZE
+from facelib import ROOT, data, memory_format, provenance, synthetic
+from facelib.embedder import SIZE, create_model
 from facelib.images import list_images
 from facelib.landmarks import OWN, find_landmarks
+from facelib.losses import ArcFace
 from facelib.output import write_json
+from facelib.precision import precision_of
+from facelib.run_state import Run
+from facelib.training_config import Config
 from facelib.verification import measures, pair_scores
 
 BUILD = Path("build/bench")
 PACK = "faces.pack"
+PARTS = ("loading", "head", "training")
+BACKBONES = ("iresnet50", "efficientnet_b3")
 ROUNDS = 5
 BATCH = 128
 WORKERS = 2
@@ -45,10 +61,14 @@ def images_per_second(batches: Callable, count: int) -> float:
     return (count - first) / (time.perf_counter() - began)
 
 
-def plain_pipeline(folder: Path) -> Callable:
+def plain_faces(folder: Path) -> torchvision.datasets.ImageFolder:
     steps = [transforms.RandomHorizontalFlip(), transforms.CenterCrop(SIZE), transforms.ToTensor()]
     steps.append(transforms.Normalize([0.5] * 3, [0.5] * 3))
-    faces = torchvision.datasets.ImageFolder(folder, transforms.Compose(steps))
+    return torchvision.datasets.ImageFolder(folder, transforms.Compose(steps))
+
+
+def plain_pipeline(folder: Path) -> Callable:
+    faces = plain_faces(folder)
     return lambda: DataLoader(faces, BATCH, shuffle=True, num_workers=WORKERS)
 
 
@@ -151,39 +171,185 @@ def bench_verification(images: int = 7701, dimensions: int = 512, folds: int = 1
     return statistics.median(seconds)
 
 
-def main(folder: Path, cache: Path = Path("build/landmarks")) -> None:
-    synthetic_faces = not folder.is_dir()
-    if synthetic_faces:
-        folder = BUILD / "faces"
-        if not (folder / OWN).exists():
-            synthetic.make_identity_folder(folder, identities=60, images_per_identity=20)
+def straightforward(x: Tensor, weight: Tensor, labels: Tensor, scale: float = 64.0, margin: float = 0.5) -> Tensor:
+    """ArcFace as everyone writes it."""
+    cosine = F.linear(F.normalize(x), F.normalize(weight))
+    logits, rows = cosine.clone(), labels[:, None]
+    angle = cosine.gather(1, rows).clamp(-1 + 1e-7, 1 - 1e-7).acos()
+    logits.scatter_(1, rows, (angle + margin).cos())
+    return F.cross_entropy(scale * logits, labels)
+
+
+def head_step(kind: str, identities: int, batch: int = 512, size: int = 512) -> None:
+    """Print the median seconds of a head's forward and backward pass, and the most bytes that one took besides what was
+    there before. To be run in a process of its own.
+    """
+    torch.manual_seed(0)
+    head, x = ArcFace(size, identities), torch.randn(batch, size, requires_grad=True)
+    labels, seconds, most = torch.randint(0, identities, (batch,)), [], []
+    for _ in range(ROUNDS + 1):
+        x.grad = head.weight.grad = None
+        Path("/proc/self/clear_refs").write_text("5")  # the highest resident size counts from here
+        before, began = resident("VmRSS"), time.perf_counter()
+        loss = straightforward(x, head.weight, labels) if kind == "straightforward" else head(x, labels)
+        loss.backward()
+        seconds.append(time.perf_counter() - began)
+        most.append(resident("VmHWM") - before)
+    print(json.dumps({"seconds": statistics.median(seconds[1:]), "bytes": statistics.median(most[1:])}))
+
+
+def resident(what: str) -> int:
+    """Of this process, in bytes: VmRSS now, or VmHWM at most."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{what}:"):
+            return 1024 * int(line.split()[1])
+    raise OSError(f"/proc/self/status has no {what}")
+
+
+def bench_head() -> dict:
+    """Both heads at MS1MV3's 93,431 identities, and facelib's from 10 thousand to a million."""
+
+    def measured(kind: str, identities: int) -> dict:
+        code = f"from facelib import bench; bench.head_step({kind!r}, {identities})"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
+        return json.loads(done.stdout)
+
+    plain, ours = (measured(kind, 93_431) for kind in ("straightforward", "facelib"))
+    grown = {f"{count}": measured("facelib", count) for count in (10_000, 100_000, 1_000_000)}
+    ratios = {name: ours[name] / plain[name] for name in ("seconds", "bytes")}
+    return {"identities": 93_431, "straightforward": plain, "facelib": ours, "ratios": ratios, "grown": grown}
+
+
+def plain_loop(backbone: nn.Module, batches: Callable, identities: int) -> Iterator[int]:
+    """One step after the other as everyone writes them; yields each one's images."""
+    weight = nn.Parameter(torch.randn(identities, 512) / 100)
+    optimizer = torch.optim.SGD([*backbone.parameters(), weight], 0.01, momentum=0.9, weight_decay=5e-4)
+    while True:
+        for images, labels in batches():
+            loss = straightforward(backbone(images), weight, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss.item()
+            yield len(images)
+
+
+def begin(name: str, cache: Path, batch: int) -> Run:
+    """facelib's run of a backbone on the packed faces."""
+    config = Config(str(BUILD / PACK), "", str(cache), name, epochs=10**6, batch_size=batch, learning_rate=0.01)
+    torch.manual_seed(0)
+    faces, backbone, precision = data.Pack(BUILD / PACK), create_model(name), precision_of("auto", "cpu")
+    layout = memory_format.choose(backbone, name, "cpu", precision, cache)
+    return Run(config, data.Share(faces), "", backbone, ArcFace(512, len(faces.identities)), "cpu", precision, layout)
+
+
+def our_loop(run: Run) -> Iterator[tuple[int, float]]:
+    """Its steps; yields each one's images and the seconds that its batch was waited for."""
+    while True:
+        began = time.perf_counter()
+        for images, labels in run.loader:
+            waited = time.perf_counter() - began
+            run.train_step(images, labels).item()
+            yield len(images), waited
+            began = time.perf_counter()
+
+
+def bench_training(folder: Path, cache: Path, batch: int = 16) -> dict:
+    """images/s of training in the plain loop and in facelib's, both backbones, steps in turns."""
+    found = {}
+    if not (BUILD / PACK).exists():
+        data.pack(folder, BUILD / PACK, cache=cache)
+    for name in BACKBONES:
+        run, faces = begin(name, cache, batch), plain_faces(folder)
+        torch.manual_seed(0)
+        loader = lambda: DataLoader(faces, batch, shuffle=True, num_workers=WORKERS, drop_last=True)
+        plain, ours = plain_loop(create_model(name).train(), loader, len(faces.classes)), our_loop(run)
+        speeds: dict[str, list[float]] = {"plain": [], "facelib": []}
+        loading = []
+        for number in tqdm(range(ROUNDS + 1), desc=f"training {name}", mininterval=5):
+            began = time.perf_counter()
+            images = next(plain)
+            middle = time.perf_counter()
+            count, waited = next(ours)
+            end = time.perf_counter()
+            if number:  # the first step builds what the others use
+                speeds["plain"].append(images / (middle - began))
+                speeds["facelib"].append(count / (end - middle))
+                loading.append(waited / (end - middle))
+        medians = {kind: statistics.median(of) for kind, of in speeds.items()}
+        medians |= {"ratio": medians["facelib"] / medians["plain"], "loading": statistics.median(loading)}
+        found[name] = medians | {"memory_format": run.memory_format, "convolutions": share_of_convolutions(run)}
+    return found
+
+
+def share_of_convolutions(run: Run) -> float:
+    """Of a training step's time, by PyTorch's profiler."""
+    run.loader.order.epoch, run.loader.order.skip = divmod(run.step, len(run.loader))
+    images, labels = next(iter(run.loader))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run.train_step(images, labels)
+    events = profile.key_averages()
+    own = {event.key: event.self_cpu_time_total for event in events}
+    return sum(time for key, time in own.items() if "convolution" in key or "conv2d" in key) / sum(own.values())
+
+
+def faces_in(folder: Path) -> tuple[Path, bool]:
+    """The folder, or one of synthetic faces if there is none; and whether they are synthetic."""
+    if folder.is_dir():
+        return folder, False
+    if not (BUILD / "faces" / OWN).exists():
+        synthetic.make_identity_folder(BUILD / "faces", identities=60, images_per_identity=20)
+    return BUILD / "faces", True
+
+
+def main(folder: Path, parts: Sequence[str] = PARTS, cache: Path = Path("build/landmarks")) -> None:
+    """Bench these parts; build/bench.json keeps what earlier calls found of the others."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    speeds = bench_loading(folder, cache)
-    plain, memcpy = speeds["plain"], speeds["memcpy"]
-    ratios = {name: speeds[name] / plain for name in ("folder", "recordio", "pack float32", "pack uint8")}
-    ratios["pack uint8 to memcpy"] = speeds["pack uint8"] / memcpy
-    found = {"synthetic": synthetic_faces, "folder": folder.name, "images": len(list_images(folder))}
-    found |= {
-        "threads": torch.get_num_threads(),
-        "rounds": ROUNDS,
-        "loading": speeds,
-        "ratios": ratios,
-        "first batch, seconds": first_batches(),
-    }
-    found |= {"view 2, seconds": bench_verification(), "environment": provenance.environment()}
-    write_json(BUILD.with_suffix(".json"), found)
+    folder, synthetic_faces = faces_in(folder)
+    kept = BUILD.with_suffix(".json")
+    found = json.loads(kept.read_text()) if kept.exists() else {}
+    about = {"synthetic": synthetic_faces, "folder": folder.name, "images": len(list_images(folder))}
+    about |= {"threads": torch.get_num_threads(), "rounds": ROUNDS, "environment": provenance.environment()}
     kind = "synthetic faces" if synthetic_faces else str(folder)
-    print(f"{found['images']:,} images of {kind}, {found['threads']} threads, medians of {ROUNDS} rounds")
-    print(f"{'':24s}{'images/s':>12s}{'to plain':>12s}")
-    for name, speed in speeds.items():
-        print(f"{name:24s}{speed:12,.0f}{speed / plain:12.2f}")
-    print(f"pack, uint8, to memcpy: {ratios['pack uint8 to memcpy']:.2f}")
-    print(f"first batch of a pack: {found['first batch, seconds']:.3f} s")
-    print(f"scores and measures of View 2's 6,000 pairs: {found['view 2, seconds']:.3f} s")
+    print(f"{about['images']:,} images of {kind}, {about['threads']} threads, medians of {ROUNDS} rounds")
+    if "loading" in parts:
+        speeds = bench_loading(folder, cache)
+        ratios = {name: speeds[name] / speeds["plain"] for name in ("folder", "recordio", "pack float32", "pack uint8")}
+        ratios["pack uint8 to memcpy"] = speeds["pack uint8"] / speeds["memcpy"]
+        seconds = {"first batch, seconds": first_batches(), "view 2, seconds": bench_verification()}
+        found["loading"] = about | {"speeds": speeds, "ratios": ratios} | seconds
+        print(f"{'':24s}{'images/s':>12s}{'to plain':>12s}")
+        for name, speed in speeds.items():
+            print(f"{name:24s}{speed:12,.0f}{speed / speeds['plain']:12.2f}")
+        print(f"pack, uint8, to memcpy: {ratios['pack uint8 to memcpy']:.2f}")
+        print(f"first batch of a pack: {seconds['first batch, seconds']:.3f} s")
+        print(f"scores and measures of View 2's 6,000 pairs: {seconds['view 2, seconds']:.3f} s")
+    if "head" in parts:
+        head = found["head"] = about | bench_head()
+        print(f"{'head, batch of 512':24s}{'identities':>12s}{'seconds':>12s}{'MB':>12s}")
+        sides = {"straightforward": head["straightforward"], "facelib": head["facelib"]}
+        rows = [(name, head["identities"], side) for name, side in sides.items()]
+        for name, count, side in [*rows, *(("facelib", int(count), side) for count, side in head["grown"].items())]:
+            print(f"{name:24s}{count:12,d}{side['seconds']:12.2f}{side['bytes'] / 1e6:12,.0f}")
+        print(
+            "to straightforward: " + ", ".join(f"{ratio:.2f} of its {name}" for name, ratio in head["ratios"].items())
+        )
+    if "training" in parts:
+        training = found["training"] = about | {"backbones": bench_training(folder, cache)}
+        print(
+            f"{'training, images/s':24s}{'plain':>12s}{'facelib':>12s}{'ratio':>12s}{'loading':>12s}{'convolving':>12s}"
+        )
+        for name, of in training["backbones"].items():
+            shares = f"{of['loading']:12.1%}{of['convolutions']:12.0%}"
+            print(f"{name:24s}{of['plain']:12.1f}{of['facelib']:12.1f}{of['ratio']:12.2f}{shares}")
+    write_json(kept, found)
 
 
 if __name__ == "__main__":
+    asked = sys.argv[2:] or PARTS
+    if not {*asked} <= {*PARTS}:
+        sys.exit(__doc__)
     try:
-        main(Path(sys.argv[1] if len(sys.argv) > 1 else "data") / "celeb")
+        main(Path(sys.argv[1] if len(sys.argv) > 1 else "data") / "celeb", asked)
     except (OSError, ValueError) as error:
         sys.exit(f"\n{error}")

@@ -11,7 +11,7 @@ def values(results: dict) -> dict[str, str]:
         return {}
     metrics = results["data"]["metrics"]
     sentences = [claim(NAMES[name], of) for name, of in metrics.items()]
-    loading = "" if results["bench"] is None else claim_loading(results["bench"])
+    loading = claim_loading(results["bench"]["loading"]) if "loading" in results["bench"] else ""
     return {"claim.data": " ".join([*sentences, claim_light(metrics)]), "claim.loading": loading}
 
 
@@ -46,7 +46,7 @@ def claim_light(metrics: dict) -> str:
 
 def claim_loading(bench: dict) -> str:
     """How many images/s `make bench` loaded from each format, against the plain pipeline."""
-    speeds, ratios = bench["loading"], bench["ratios"]
+    speeds, ratios = bench["speeds"], bench["ratios"]
     said = {name: f"{speeds[name]:,.0f} ({ratios[name]:.1f} times)" for name in ratios if name in speeds}
     faces = "synthetic faces" if bench["synthetic"] else f"images of the folder {tex(bench['folder'])}"
     return (

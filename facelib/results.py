@@ -37,7 +37,7 @@ def load_results(build: Path) -> dict:
     results = {"plan": plan, "flops": None, "statistics": None, "integrity": None, "data": None, "unfinished": []}
     results |= {kind: {} for kind in KINDS}
     bench = build.parent / "bench.json"  # what `make bench` left
-    results["bench"] = json.loads(bench.read_text()) if bench.exists() else None
+    results["bench"] = json.loads(bench.read_text()) if bench.exists() else {}
     for name, run in plan["runs"].items():
         folder = Path(run["parameters"]["output"])
         found = {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}

@@ -94,6 +94,25 @@ def test_executed_copies_hold_their_parameters(report):
     assert any('backbone = "mobilenetv3_small_050"' in source and "ratio = 1.0" in source for source in sources)
 
 
+def test_a_launcher_is_put_before_every_notebook_run(report, tmp_path):
+    """A stand-in for srun: it notes what it is given and runs it."""
+    noted, launcher = tmp_path / "noted.txt", tmp_path / "launcher"
+    launcher.write_text(f'#!/bin/sh\necho "$@" >> {noted}\nshift\nexec "$@"\n')
+    launcher.chmod(0o755)
+    notebook = report[0] / "notebooks" / "figures.ipynb"
+    newer(notebook)
+    make(report[0], *report[1], f"LAUNCH={launcher} --gpus=1")
+    assert noted.read_text().split() == [
+        *("--gpus=1", ".venv/bin/python", "-m", "facelib.notebook", "figures"),
+        *("build/tiny/notebooks/figures.ipynb", "results=build/tiny", "output=figures"),
+    ]
+    os.utime(notebook)
+    newer(report[0] / "build" / "tiny" / "parameters" / "flops.json")
+    lines = [line for line in planned(report, "LAUNCH=srun --gpus=1").splitlines() if "facelib.notebook" in line]
+    os.utime(report[0] / "build" / "tiny" / "parameters" / "flops.json", (0, 0))
+    assert len(lines) > 3 and all("srun --gpus=1 .venv/bin/python -m facelib.notebook" in line for line in lines)
+
+
 def test_a_second_make_does_nothing(report):
     assert make(report[0], "--question", *report[1], check=False).returncode == 0
 

@@ -66,7 +66,7 @@ def results(light: float, heavy: float, low: float = 0.0, released: float | None
     flops = {"metrics": costs, "environment": {"machine": "m"}}
     sure = statistics_of(verify)
     found = {"plan": plan, "train": {}, "verify": verify, "flops": flops, "statistics": sure, "unfinished": []}
-    found |= {"integrity": None, "data": None, "bench": None}
+    found |= {"integrity": None, "data": None, "bench": {}}
     return {kind: {} for kind in KINDS} | found
 
 

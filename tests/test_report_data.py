@@ -18,7 +18,7 @@ def metrics(bright: float = 120, faces: int | None = 100, sizes: int = 1) -> dic
 
 
 def said(train: dict, test: dict) -> str:
-    return report_data.values({"data": {"metrics": {"train": train, "test": test}}, "bench": None})["claim.data"]
+    return report_data.values({"data": {"metrics": {"train": train, "test": test}}, "bench": {}})["claim.data"]
 
 
 def test_counts_and_the_size_are_told_of_both_folders():
@@ -57,13 +57,13 @@ def test_speeds_of_loading_are_told_if_they_were_measured_and_whose_faces_they_w
         "images": 1200,
         "threads": 2,
         "rounds": 5,
-        "loading": speeds,
+        "speeds": speeds,
         "ratios": ratios,
     }
-    results = {"data": {"metrics": {"train": metrics(), "test": metrics()}}, "bench": None}
+    results = {"data": {"metrics": {"train": metrics(), "test": metrics()}}, "bench": {}}
     assert report_data.values(results)["claim.loading"] == ""
-    words = report_data.values(results | {"bench": bench})["claim.loading"]
+    words = report_data.values(results | {"bench": {"loading": bench}})["claim.loading"]
     assert "1,200 synthetic faces" in words and "2,000 images/s on 2 threads" in words
     assert "4,000 (2.0 times) from the folder" in words and "200,000 (100.0 times) as bytes, 0.75 of" in words
-    real = report_data.values(results | {"bench": bench | {"synthetic": False}})["claim.loading"]
+    real = report_data.values(results | {"bench": {"loading": bench | {"synthetic": False}}})["claim.loading"]
     assert "1,200 images of the folder some\\_faces" in real
