@@ -149,6 +149,11 @@ pack: $(ENVIRONMENT)  ## one memory-mapped file of aligned crops: make pack SOUR
 bench: $(ENVIRONMENT)  ## how fast data is loaded, against the plain pipeline; the report then tells it
 	$(BIN)/python -m facelib.bench $(DATA)
 
+.PHONY: export
+export: $(ENVIRONMENT)  ## a run as ONNX and safetensors, with a model card: make export RUN=build/mine TARGET=models/mine [RESULTS=build/verified]
+	@test -n "$(RUN)" -a -n "$(TARGET)" || { echo 'Which run, and where to? make export RUN=build/mine TARGET=models/mine'; exit 1; }
+	$(BIN)/python -m facelib.export "$(RUN)" "$(TARGET)" $(RESULTS)
+
 .PHONY: lab
 lab: $(ENVIRONMENT)  ## JupyterLab, kernel registered, notebooks ready to explore
 	$(BIN)/python -m ipykernel install --sys-prefix --name facelib --display-name facelib
