@@ -109,7 +109,7 @@ def test_a_launcher_is_put_before_every_notebook_run(report, tmp_path):
     os.utime(notebook)
     newer(report[0] / "build" / "tiny" / "parameters" / "flops.json")
     lines = [line for line in planned(report, "LAUNCH=srun --gpus=1").splitlines() if "facelib.notebook" in line]
-    os.utime(report[0] / "build" / "tiny" / "parameters" / "flops.json", (0, 0))
+    os.utime(report[0] / "build" / "tiny" / "parameters" / "flops.json", (0, 0))  # older than its result again
     assert len(lines) > 3 and all("srun --gpus=1 .venv/bin/python -m facelib.notebook" in line for line in lines)
 
 
@@ -274,8 +274,8 @@ def test_a_killed_run_leaves_nothing_that_passes_for_finished_and_what_was_there
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    partial = weights.parent.with_name("iresnet18_025-r1.partial")
-    while not partial.exists() and process.poll() is None:
+    begun = weights.parent.with_name("iresnet18_025-r1.unfinished")
+    while not begun.exists() and process.poll() is None:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
