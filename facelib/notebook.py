@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="where the executed copy goes")
     parser.add_argument("given", nargs="*", metavar="name=value", help="parameters")
     parser.add_argument("--parameters", type=Path, metavar="FILE", help="parameters from a JSON file")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     notebook = Path(arguments.notebook)
     if notebook.suffix != ".ipynb":
         notebook = ROOT / "notebooks" / f"{arguments.notebook}.ipynb"

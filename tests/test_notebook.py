@@ -93,3 +93,11 @@ def test_a_notebook_runs_as_it_stands_with_no_data_present(name, checkout):
     assert done.returncode == 0, done.stderr[-3000:]
     assert (checkout / "build" / "run" / f"{name}.ipynb").exists()
     assert not (checkout / "build" / "demo" / "plan.json").exists()
+
+
+def test_parameters_of_a_file_may_be_changed_on_the_command_line(tmp_path):
+    (tmp_path / "run.json").write_text('{"epochs": 3, "seed": 4}')
+    command = [sys.executable, "-m", "facelib.notebook", "train", str(tmp_path / "copy.ipynb")]
+    command += ["--parameters", str(tmp_path / "run.json"), "epochs=many"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "parameter epochs must be int, found 'many'" in done.stderr
