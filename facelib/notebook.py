@@ -17,14 +17,8 @@ from pathlib import Path
 import nbformat
 
 from facelib import ROOT
-
-TYPES = {"int": int, "float": float, "str": str, "bool": bool}
-
-PREEMPTED = 75  # exit code after a SIGTERM: EX_TEMPFAIL, try again
-
-
-class Preempted(RuntimeError):
-    """A SIGTERM ended the run. Its last checkpoint has all that was done."""
+from facelib.parameters import TYPES, convert
+from facelib.preemption import PREEMPTED, Preempted, on_sigterm
 
 
 def declared_parameters(notebook: Path) -> dict[str, tuple[type, object]]:
@@ -63,29 +57,11 @@ def check_parameters(notebook: Path, given: dict[str, object]) -> dict[str, obje
     return checked
 
 
-def convert(value: object, kind: type) -> object:
-    """The value as int, float, str or bool; from a string too. Raises ValueError if it is not one."""
-    if kind is bool:
-        named = {"true": True, "false": False}
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, str) and value.lower() in named:
-            return named[value.lower()]
-        raise ValueError
-    if isinstance(value, bool):
-        raise ValueError
-    if isinstance(value, (str, kind)) or (kind is float and isinstance(value, int)):
-        return kind(value)
-    raise ValueError
-
-
 def run_notebook(notebook: Path, output: Path, given: dict[str, object]) -> None:
     """Execute the notebook, from the repository's root, into the copy `output`. Raises RuntimeError if a cell fails."""
     # Here, because they are slow to import and a wrong parameter should be told at once.
     import papermill
     import psutil
-
-    from facelib.processes import on_sigterm
 
     parameters = check_parameters(notebook, given)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -4,18 +4,16 @@ PyTorch's launcher, torchrun, starts them, on one host or many; launch() starts 
 is of the one process there is.
 """
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from facelib.preemption import on_sigterm
 
 PATIENCE = timedelta(minutes=10)  # with a process that is silent; one that died is noticed at once
 
@@ -108,16 +106,3 @@ def launch(processes: int, arguments: list[str], variables: dict[str, str]) -> i
                 sys.stdout.write(said.decode(errors="replace"))
                 sys.stdout.flush()
     return started.returncode
-
-
-@contextlib.contextmanager
-def on_sigterm(handler: Callable) -> Iterator[None]:
-    """A SIGTERM calls the handler and ends nothing by itself, where signals can be handled: in the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -40,9 +40,9 @@ from tqdm import tqdm
 from facelib import checkpoint, data, losses, memory_format, processes, provenance
 from facelib.embedder import choose_device, create_model
 from facelib.landmarks import OWN, find_landmarks
-from facelib.notebook import PREEMPTED, Preempted
 from facelib.output import unfinished_folder, write_json
 from facelib.precision import precision_of
+from facelib.preemption import PREEMPTED, Preempted, on_sigterm
 from facelib.run_state import COLUMNS, Run, check_same
 from facelib.training_config import Config
 from facelib.validation import Validation
@@ -191,7 +191,7 @@ def fit(run: Run, folder: Path, validation: Validation | None) -> None:
     window = 1 if run.device == "cpu" else WINDOW
     saved = time.perf_counter()
     stop = threading.Event()
-    with processes.on_sigterm(lambda *_: stop.set()), Log(run, folder) as log:
+    with on_sigterm(lambda *_: stop.set()), Log(run, folder) as log:
         for epoch in range(run.step // len(loader), config.epochs):
             loader.order.epoch, loader.order.skip = epoch, run.step - epoch * len(loader)
             for images, labels in batches(run, folder):

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from facelib import memory_format, precision, schedules
-from facelib.notebook import convert
+from facelib.parameters import convert
 
 
 @dataclass

@@ -1,0 +1,25 @@
+"""A SIGTERM, as a cluster sends it before it takes a machine away: a run leaves a checkpoint and ends."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+PREEMPTED = 75  # exit code: EX_TEMPFAIL, try again
+
+
+class Preempted(RuntimeError):
+    """A SIGTERM ended the run. Its last checkpoint has all that was done."""
+
+
+@contextlib.contextmanager
+def on_sigterm(handler: Callable) -> Iterator[None]:
+    """A SIGTERM calls the handler and ends nothing by itself, where signals can be handled: in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
