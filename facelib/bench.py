@@ -14,12 +14,14 @@ that what else the machine does hits all alike. Printed as ratios.
 """
 
 import json
+import multiprocessing
 import statistics
 import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from tqdm import tqdm
 
-from facelib import ROOT, data, memory_format, provenance, synthetic
+from facelib import ROOT, data, flops, freed_memory, memory_format, provenance, synthetic
 from facelib.embedder import SIZE, create_model
 from facelib.images import list_images
 from facelib.landmarks import OWN, find_landmarks
@@ -254,32 +256,75 @@ def our_loop(run: Run) -> Iterator[tuple[int, float]]:
             began = time.perf_counter()
 
 
+def train_on_demand(asked: Connection, kind: str, name: str, folder: Path, cache: Path, batch: int) -> None:
+    """In a process of its own: for each message but the last one a step, and what it took. At last what is known."""
+    torch.manual_seed(0)
+    if kind == "plain":
+        faces = plain_faces(folder)
+        loader = lambda: DataLoader(faces, batch, shuffle=True, num_workers=WORKERS, drop_last=True)
+        steps = ((images, 0.0) for images in plain_loop(create_model(name).train(), loader, len(faces.classes)))
+    else:
+        freed_memory.keep()  # as facelib.train does
+        run = begin(name, cache, batch)
+        steps = our_loop(run)
+    while asked.recv():
+        began = time.perf_counter()
+        images, waited = next(steps)
+        seconds = time.perf_counter() - began
+        asked.send((images / seconds, waited / seconds))
+    if kind == "plain":
+        asked.send({})
+    else:
+        asked.send({"memory_format": run.memory_format, "convolutions": share_of_convolutions(run)})
+    asked.recv()
+
+
 def bench_training(folder: Path, cache: Path, batch: int = 16) -> dict:
-    """images/s of training in the plain loop and in facelib's, both backbones, steps in turns."""
-    found = {}
+    """images/s of training in the plain loop and in facelib's, both backbones, steps in turns, each loop in a process
+    of its own; and how near the latter comes to the arithmetic that a product of matrices reaches.
+    """
+    found: dict[str, dict] = {}
     if not (BUILD / PACK).exists():
         data.pack(folder, BUILD / PACK, cache=cache)
     for name in BACKBONES:
-        run, faces = begin(name, cache, batch), plain_faces(folder)
-        torch.manual_seed(0)
-        loader = lambda: DataLoader(faces, batch, shuffle=True, num_workers=WORKERS, drop_last=True)
-        plain, ours = plain_loop(create_model(name).train(), loader, len(faces.classes)), our_loop(run)
-        speeds: dict[str, list[float]] = {"plain": [], "facelib": []}
-        loading = []
-        for number in tqdm(range(ROUNDS + 1), desc=f"training {name}", mininterval=5):
-            began = time.perf_counter()
-            images = next(plain)
-            middle = time.perf_counter()
-            count, waited = next(ours)
-            end = time.perf_counter()
-            if number:  # the first step builds what the others use
-                speeds["plain"].append(images / (middle - began))
-                speeds["facelib"].append(count / (end - middle))
-                loading.append(waited / (end - middle))
-        medians = {kind: statistics.median(of) for kind, of in speeds.items()}
-        medians |= {"ratio": medians["facelib"] / medians["plain"], "loading": statistics.median(loading)}
-        found[name] = medians | {"memory_format": run.memory_format, "convolutions": share_of_convolutions(run)}
+        begin(name, cache, batch)  # its trial of memory formats, while nothing else runs
+        sides, pipes = [], {}
+        for kind in ("plain", "facelib"):
+            pipes[kind], theirs = multiprocessing.Pipe()
+            arguments = (theirs, kind, name, folder, cache, batch)
+            context = multiprocessing.get_context("spawn")
+            sides.append(context.Process(target=train_on_demand, args=arguments, daemon=kind == "facelib"))
+            sides[-1].start()
+        steps = {kind: [] for kind in pipes}
+        for _ in tqdm(range(ROUNDS + 1), desc=f"training {name}", mininterval=5):
+            for kind, pipe in pipes.items():
+                pipe.send(True)
+                steps[kind].append(pipe.recv())
+        for pipe in pipes.values():
+            pipe.send(False)
+        known = [pipe.recv() for pipe in pipes.values()][1]
+        # The first step builds what the others use.
+        of = {kind: statistics.median(speed for speed, _ in taken[1:]) for kind, taken in steps.items()}
+        of |= {"ratio": of["facelib"] / of["plain"]} | known
+        of["loading"] = statistics.median(waited for _, waited in steps["facelib"][1:])
+        # Forward and both gradients, a multiplication and an addition each.
+        of["arithmetic"] = 6 * flops.count(name)["flops"] * of["facelib"] / matrix_product()
+        found[name] = of
+        for side, pipe in zip(sides, pipes.values()):
+            pipe.send(None)
+            side.join(10)
+            side.kill()
     return found
+
+
+def matrix_product(size: int = 2048) -> float:
+    """Floating-point operations a second of a product of two square matrices, float32, median of ROUNDS."""
+    a, b, seconds = torch.rand(size, size), torch.rand(size, size), []
+    for _ in range(ROUNDS + 1):
+        began = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / statistics.median(seconds[1:])
 
 
 def share_of_convolutions(run: Run) -> float:
@@ -338,9 +383,10 @@ def main(folder: Path, parts: Sequence[str] = PARTS, cache: Path = Path("build/l
         training = found["training"] = about | {"backbones": bench_training(folder, cache)}
         print(
             f"{'training, images/s':24s}{'plain':>12s}{'facelib':>12s}{'ratio':>12s}{'loading':>12s}{'convolving':>12s}"
+            f"{'arithmetic':>12s}"
         )
         for name, of in training["backbones"].items():
-            shares = f"{of['loading']:12.1%}{of['convolutions']:12.0%}"
+            shares = f"{of['loading']:12.1%}{of['convolutions']:12.0%}{of['arithmetic']:12.0%}"
             print(f"{name:24s}{of['plain']:12.1f}{of['facelib']:12.1f}{of['ratio']:12.2f}{shares}")
     write_json(kept, found)
 

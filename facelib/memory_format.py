@@ -28,7 +28,7 @@ def choose(backbone: nn.Module, name: str, device: str, precision: str, cache: s
     except (OSError, ValueError):
         known = {}
     if kind not in known:
-        seconds = {form: step_seconds(backbone, device, precision, layout) for form, layout in FORMATS.items()}
+        seconds = step_seconds(backbone, device, precision)
         known[kind] = min(seconds, key=seconds.get)
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}")
@@ -37,20 +37,21 @@ def choose(backbone: nn.Module, name: str, device: str, precision: str, cache: s
     return known[kind]
 
 
-def step_seconds(backbone: nn.Module, device: str, precision: str, layout: torch.memory_format) -> float:
-    """Seconds of a forward and a backward pass of IMAGES images, the median of STEPS. The backbone stays as it is, and
-    so do PyTorch's random numbers.
+def step_seconds(backbone: nn.Module, device: str, precision: str) -> dict[str, float]:
+    """Seconds of a forward and a backward pass of IMAGES images in each format, the medians of STEPS, taken in turns,
+    so that what else the machine does hits both alike. The backbone stays as it is, and so do PyTorch's random numbers.
     """
-    model = copy.deepcopy(backbone).to(device, memory_format=layout).train()
-    images = torch.zeros(IMAGES, 3, SIZE, SIZE, device=device).contiguous(memory_format=layout)
-    seconds = []
+    models = {form: copy.deepcopy(backbone).to(device, memory_format=of).train() for form, of in FORMATS.items()}
+    images = torch.zeros(IMAGES, 3, SIZE, SIZE, device=device)
+    seconds: dict[str, list[float]] = {form: [] for form in FORMATS}
     with torch.random.fork_rng():
         for _ in range(STEPS + 1):
-            began = time.perf_counter()
-            with autocast(precision, device):
-                embeddings = model(images)
-            embeddings.float().square().sum().backward()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[1:])  # the first one builds what the others use
+            for form, model in models.items():
+                began = time.perf_counter()
+                with autocast(precision, device):
+                    embeddings = model(images.contiguous(memory_format=FORMATS[form]))
+                embeddings.float().square().sum().backward()
+                if device != "cpu":
+                    torch.cuda.synchronize()
+                seconds[form].append(time.perf_counter() - began)
+    return {form: statistics.median(taken[1:]) for form, taken in seconds.items()}  # without the first

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from facelib import checkpoint, data, losses, memory_format, processes, provenance
+from facelib import checkpoint, data, freed_memory, losses, memory_format, processes, provenance
 from facelib.embedder import choose_device, create_model
 from facelib.landmarks import OWN, find_landmarks
 from facelib.output import unfinished_folder, write_json
@@ -105,6 +105,8 @@ def train_here(config: Config, device: str) -> dict:
     torch.use_deterministic_algorithms(config.deterministic)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if kind == "cpu":
+        freed_memory.keep()
     torch.manual_seed(config.seed)
     backbone = create_model(config.backbone, config.embedding_size)
     select_images(config)

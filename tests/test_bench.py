@@ -45,7 +45,7 @@ def test_training_steps_are_taken_in_turns_and_the_shares_are_shares(tmp_path, m
         "channels_last",
         "contiguous",
     )
-    assert 0 < found["loading"] < 1 and 0 < found["convolutions"] < 1
+    assert 0 < found["loading"] < 1 and 0 < found["convolutions"] < 1 and found["arithmetic"] > 0
 
 
 def test_the_straightforward_head_computes_what_facelibs_does():
