@@ -74,25 +74,37 @@ class IdentityCrossEntropy(torch.autograd.Function):
 def loss_and_gradient(
     x: Tensor, weight: Tensor, labels: Tensor, first: int, scale: float, margin: float | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Of embeddings (n, D) the losses (n,) and each one's gradient by x @ weight.T, (n, K), in one buffer."""
+    """Of embeddings (n, D) the losses (n,) and each one's gradient by x @ weight.T, (n, K), in one buffer.
+
+    Nothing in it waits for a GPU.
+    """
     logits = x @ weight.T
-    own = torch.nonzero((labels >= first) & (labels < first + len(weight))).flatten()  # rows whose target is here
-    column, slope = labels[own] - first, None
-    if margin is not None:
+    here = ((labels >= first) & (labels < first + len(weight)))[:, None]  # whether the target is this process's
+    column = (labels - first).clamp(0, max(0, len(weight) - 1))[:, None]
+    if len(weight) == 0:  # more processes than identities
+        logits, column = x.new_full((len(x), 1), -torch.inf), torch.zeros_like(column)
+    slope = None
+    if margin is not None and len(weight):
         logits /= lengths  # cosines
-        logits[own, column], slope = add_angular_margin(logits[own, column], margin)
+        own = logits.gather(1, column)
+        enlarged, slope = add_angular_margin(own, margin)
+        logits.scatter_(1, column, torch.where(here, enlarged, own))
         logits *= scale
-    target = x.new_zeros(len(x)).index_copy_(0, own, logits[own, column])
+    target = torch.where(here, logits.gather(1, column), 0).flatten()
     reduce(target)
     highest = logits.amax(1)
     reduce(highest, dist.ReduceOp.MAX)
     sums = logits.sub_(highest[:, None]).exp_().sum(1)
     reduce(sums)
     losses = sums.log() + highest - target
+    if len(weight) == 0:
+        return losses, logits[:, :0]
     logits /= sums[:, None]  # probabilities, and the gradient by the logits once the target's is one less
-    logits[own, column] -= 1
+    by_target = logits.gather(1, column) - here.to(logits.dtype)
+    if slope is not None:
+        by_target *= torch.where(here, slope, 1)
+    logits.scatter_(1, column, by_target)
     if margin is not None:
-        logits[own, column] *= slope
         logits *= scale / lengths
     return losses, logits
 

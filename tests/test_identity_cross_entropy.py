@@ -41,6 +41,25 @@ def test_several_processes_have_the_loss_the_rows_and_the_gradients_of_one(kind,
     assert torch.allclose(torch.cat(by_rows), expected[2], rtol=1e-9, atol=1e-14)
 
 
+@pytest.mark.parametrize("kind", [ArcFace, Softmax])
+def test_a_process_may_have_no_identity(kind):
+    """Of two identities the third process has none: it takes part all the same."""
+
+    def two_identities() -> tuple:
+        torch.manual_seed(0)
+        head, mine = kind(SIZE, 2).double(), share(BATCH)
+        x = batch()[0][mine].requires_grad_()
+        loss = head(x, torch.arange(BATCH)[mine] % 2, BATCH)
+        loss.backward()
+        return loss.item(), x.grad, head.weight.grad
+
+    losses, by_x, by_rows = zip(*in_processes(3, two_identities))
+    expected = two_identities()
+    assert losses == pytest.approx([expected[0]] * 3, rel=1e-12) and len(by_rows[2]) == 0
+    assert torch.allclose(torch.cat(by_x), expected[1], rtol=1e-9, atol=1e-14)
+    assert torch.allclose(torch.cat(by_rows), expected[2], rtol=1e-9, atol=1e-14)
+
+
 @pytest.mark.parametrize("rows", [1, 3, 7, 100])
 def test_it_does_not_matter_how_many_rows_are_computed_at_a_time(monkeypatch, rows):
     expected = loss_and_gradients(ArcFace)
