@@ -10,11 +10,14 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from facelib import ROOT, synthetic
+from facelib import ROOT, run_state, synthetic
 from facelib import train as train_module
 from facelib.pretrained import load_embedder
-from facelib.train import Config, train
+from facelib.train import train
+from facelib.training_config import Config
+from facelib.verification import verify
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +187,86 @@ def test_a_full_disk_is_told_before_training(faces, tmp_path):
         assert list(disk.iterdir()) == []
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_measures_after_each_epoch_are_written_down_and_choose_nothing(faces, tmp_path):
+    synthetic.make_lfw(
+        tmp_path / "lfw", identities=6, images_per_identity=2, pairs_per_fold=2, folds=2, seed=4, first_identity=9
+    )
+    options = {"cache": str(tmp_path), "checkpoint_minutes": 0.0}
+    train(config(faces, tmp_path / "looked", validate=str(tmp_path / "lfw"), **options))
+    train(config(faces, tmp_path / "not", **options))
+    looked, blind = (safetensors.torch.load_file(tmp_path / of / "weights.safetensors") for of in ("looked", "not"))
+    assert all(torch.equal(looked[name], blind[name]) for name in blind)
+    table = pd.read_csv(tmp_path / "looked" / "validation.csv")
+    assert table.epoch.tolist() == [1, 2, 3] and table.auc.between(0, 1).all() and (table.pairs == 8).all()
+    last = verify(str(tmp_path / "looked"), str(tmp_path / "lfw"), str(tmp_path / "verified"))
+    assert last["auc"] == pytest.approx(table.auc.iloc[-1])
+
+
+def test_tensorboard_gets_the_curves_of_the_log(faces, tmp_path):
+    train(config(faces, tmp_path / "run"))
+    curves = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    log = pd.read_csv(tmp_path / "run" / "log.csv")
+    for name in ("loss", "learning_rate", "images_per_second"):
+        points = curves.Scalars(name)
+        assert [point.step for point in points] == log.step.tolist()
+        assert [point.value for point in points] == pytest.approx(log[name].tolist(), rel=1e-6)
+
+
+def test_a_moving_average_is_what_is_kept_of_a_run_that_asks_for_one(faces, tmp_path):
+    """w = d w + (1 - d) v after every step, from the first step's weights on."""
+    seen = []
+    step = run_state.Run.train_step
+    with pytest.MonkeyPatch.context() as patched:
+
+        def watched(run, *batch):
+            loss = step(run, *batch)
+            seen.append(run.backbone.state_dict()["fc.weight"].clone())
+            return loss
+
+        patched.setattr(run_state.Run, "train_step", watched)
+        train(config(faces, tmp_path / "run", ema=0.75))
+    expected = seen[0]
+    for weights in seen[1:]:
+        expected = 0.75 * expected + 0.25 * weights
+    kept = safetensors.torch.load_file(tmp_path / "run" / "weights.safetensors")["fc.weight"]
+    assert torch.allclose(kept, expected, atol=1e-7) and not torch.allclose(kept, seen[-1], atol=1e-5)
+
+
+def test_weights_decay_but_norms_and_biases_only_if_asked(faces, tmp_path):
+    """With a decay that is all there is, since the rate is next to nothing otherwise."""
+    shrunk = {}
+    for decay_norms in (True, False):
+        options = {
+            "weight_decay": 5.0,
+            "learning_rate": 1e-2,
+            "clip": 1e-12,
+            "momentum": 0.0,
+            "decay_norms": decay_norms,
+        }
+        train(config(faces, tmp_path / f"{decay_norms}", epochs=1, **options))
+        shrunk[decay_norms] = safetensors.torch.load_file(tmp_path / f"{decay_norms}" / "weights.safetensors")
+    assert (shrunk[True]["bn1.weight"] < 0.99).all() and torch.allclose(shrunk[False]["bn1.weight"], torch.ones(1))
+    assert torch.allclose(shrunk[True]["conv1.weight"], shrunk[False]["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("epochs: 3", "data is missing"),
+        ("data: a\noutput: b\nepoch: 3", "there is no parameter 'epoch'"),
+        ("data: a\noutput: b\nepochs: many", "epochs must be int, found 'many'"),
+        ("- a\n- b", "expected lines `parameter: value`"),
+    ],
+)
+def test_a_file_of_parameters_that_does_not_fit_is_refused_by_name(tmp_path, text, message):
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(ValueError, match=f"run.yaml: {message}"):
+        Config.read(tmp_path / "run.yaml")
+
+
+def test_a_file_of_parameters_may_write_numbers_as_people_do(tmp_path):
+    (tmp_path / "run.yaml").write_text("data: a\noutput: b\nlearning_rate: 1e-3\nepochs: 3\nratio: 1\naligned: false\n")
+    found = Config.read(tmp_path / "run.yaml")
+    assert (found.learning_rate, found.epochs, found.ratio, found.aligned) == (1e-3, 3, 1.0, False)
