@@ -236,11 +236,11 @@ def plain_loop(backbone: nn.Module, batches: Callable, identities: int) -> Itera
             yield len(images)
 
 
-def begin(name: str, cache: Path, batch: int) -> Run:
+def begin(name: str, packed: Path, cache: Path, batch: int) -> Run:
     """facelib's run of a backbone on the packed faces."""
-    config = Config(str(BUILD / PACK), "", str(cache), name, epochs=10**6, batch_size=batch, learning_rate=0.01)
+    config = Config(str(packed), "", str(cache), name, epochs=10**6, batch_size=batch, learning_rate=0.01)
     torch.manual_seed(0)
-    faces, backbone, precision = data.Pack(BUILD / PACK), create_model(name), precision_of("auto", "cpu")
+    faces, backbone, precision = data.Pack(packed), create_model(name), precision_of("auto", "cpu")
     layout = memory_format.choose(backbone, name, "cpu", precision, cache)
     return Run(config, data.Share(faces), "", backbone, ArcFace(512, len(faces.identities)), "cpu", precision, layout)
 
@@ -256,16 +256,16 @@ def our_loop(run: Run) -> Iterator[tuple[int, float]]:
             began = time.perf_counter()
 
 
-def train_on_demand(asked: Connection, kind: str, name: str, folder: Path, cache: Path, batch: int) -> None:
+def train_on_demand(asked: Connection, kind: str, name: str, source: Path, cache: Path, batch: int) -> None:
     """In a process of its own: for each message but the last one a step, and what it took. At last what is known."""
     torch.manual_seed(0)
     if kind == "plain":
-        faces = plain_faces(folder)
+        faces = plain_faces(source)
         loader = lambda: DataLoader(faces, batch, shuffle=True, num_workers=WORKERS, drop_last=True)
         steps = ((images, 0.0) for images in plain_loop(create_model(name).train(), loader, len(faces.classes)))
     else:
         freed_memory.keep()  # as facelib.train does
-        run = begin(name, cache, batch)
+        run = begin(name, source, cache, batch)
         steps = our_loop(run)
     while asked.recv():
         began = time.perf_counter()
@@ -287,14 +287,15 @@ def bench_training(folder: Path, cache: Path, batch: int = 16) -> dict:
     if not (BUILD / PACK).exists():
         data.pack(folder, BUILD / PACK, cache=cache)
     for name in BACKBONES:
-        begin(name, cache, batch)  # its trial of memory formats, while nothing else runs
+        begin(name, BUILD / PACK, cache, batch)  # its trial of memory formats, while nothing else runs
         sides, pipes = [], {}
         for kind in ("plain", "facelib"):
             pipes[kind], theirs = multiprocessing.Pipe()
-            arguments = (theirs, kind, name, folder, cache, batch)
+            arguments = (theirs, kind, name, folder if kind == "plain" else BUILD / PACK, cache, batch)
             context = multiprocessing.get_context("spawn")
             sides.append(context.Process(target=train_on_demand, args=arguments, daemon=kind == "facelib"))
             sides[-1].start()
+            theirs.close()  # so that the end of a process that dies is told, not waited for
         steps = {kind: [] for kind in pipes}
         for _ in tqdm(range(ROUNDS + 1), desc=f"training {name}", mininterval=5):
             for kind, pipe in pipes.items():
