@@ -13,10 +13,8 @@ import functools
 import hashlib
 import io
 import multiprocessing
-import multiprocessing.connection
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -30,6 +28,7 @@ import torch
 from tqdm import tqdm
 
 from facelib.detectors import Detector, create_detector
+from facelib.end_with_parent import end_with_parent
 from facelib.images import ImageError, images_folder, list_images, read_image
 from facelib.output import telling
 
@@ -244,15 +243,9 @@ def each_batch(folder: Path, batches: list[list[str]], name: str, device: str, p
 
 def start_process(folder: Path, name: str, device: str) -> None:
     global process
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(1)
     process = functools.partial(detect_batch, create_detector(name, device), folder)
-
-
-def end_with_parent() -> None:
-    """A process whose parent was killed would wait for work for ever."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
 
 
 def detect_in_process(images: list[str]) -> tuple[dict[str, list[float]], dict[str, str]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from facelib.crops import centre_crop
+from facelib.end_with_parent import end_with_parent
 from facelib.images import ImageError
 
 
@@ -118,6 +119,7 @@ class Loader:
             collate_fn=functools.partial(stack, crop=crop),
             pin_memory=self.device.type == "cuda",
             persistent_workers=workers > 0,
+            worker_init_fn=end_with_parent,
             generator=torch.Generator().manual_seed(seed),
         )
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from xxhash import xxh3_64_intdigest
 
 from facelib.embedder import SIZE
+from facelib.end_with_parent import end_with_parent
 from facelib.images import ImageError
 from facelib.output import telling
 from facelib.pack import BLANK, CHUNK, DTYPES, FORMAT, SHAPE, VERSION, Pack, checksum
@@ -319,7 +320,13 @@ def append(
     missing = range(progress.next, len(stored))
     # Its generator is its own: else packing would change what the caller draws at random afterwards.
     batches = DataLoader(
-        stored, CHUNK, sampler=missing, num_workers=workers, collate_fn=join, generator=torch.Generator()
+        stored,
+        CHUNK,
+        sampler=missing,
+        num_workers=workers,
+        collate_fn=join,
+        generator=torch.Generator(),
+        worker_init_fn=end_with_parent,
     )
     chunk, noted = [], len(progress.dropped)
     with tqdm(total=len(stored), initial=progress.next, desc=f"pack {target.name}", mininterval=5) as bar:
