@@ -146,7 +146,7 @@ pack: $(ENVIRONMENT)  ## one memory-mapped file of aligned crops: make pack SOUR
 	$(BIN)/python -m facelib.data "$(SOURCE)" "$(TARGET)" $(if $(filter-out 0 no false,$(JPEG)),--jpeg)
 
 .PHONY: bench
-bench: $(ENVIRONMENT)  ## how fast data is loaded, against the plain pipeline; the report then tells it
+bench: $(ENVIRONMENT)  ## how fast data is loaded and backbones are trained, against the plain ways; the report then tells it
 	$(BIN)/python -m facelib.bench $(DATA)
 
 .PHONY: export

@@ -14,6 +14,7 @@ from facelib import (
     protocol,
     report_alignment,
     report_answer,
+    report_bench,
     report_cost,
     report_data,
     report_integrity,
@@ -52,8 +53,8 @@ def values(results: dict) -> dict[str, str]:
         "left.out": " ".join(tex(sentence) for sentence in plan["left_out"]),
         "claim.unfinished": claim_unfinished(results["unfinished"]),
     }
-    parts = (report_data, report_training, report_cost, report_verification, report_integrity, report_studies)
-    for part in (*parts, report_alignment, report_answer):
+    parts = (report_data, report_bench, report_training, report_cost, report_verification, report_integrity)
+    for part in (*parts, report_studies, report_alignment, report_answer):
         found |= part.values(results)
     return found
 
@@ -103,6 +104,8 @@ def provenance_table(results: dict) -> str:
         )
         done = f"{m['steps']} steps in {m['seconds'] / 60:.1f} min, {m['images_per_second']:.1f} images/s,"
         done += f" last epoch's loss {m['last_epoch_loss']:.2f}"
+        if m["continued_after_steps"]:
+            done += f", stopped and continued after step {join([f'{step:,}' for step in m['continued_after_steps']])}"
         lines.append(f"{tex(name)} & data {run['environment']['data']}; {tex(asked)}; {tex(done)} \\\\")
     return "\n".join(lines) + "\n"
 

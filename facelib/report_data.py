@@ -1,18 +1,15 @@
 """What facelib.data_summary found, in words."""
 
-from facelib.words import tex
-
 NAMES = {"train": "The training set", "test": "The test's folder"}
 
 
 def values(results: dict) -> dict[str, str]:
-    """The claims on the data and on how fast it is loaded: key -> LaTeX; none before the summary has run."""
+    """The claim on the data: key -> LaTeX; none before the summary has run."""
     if results["data"] is None:
         return {}
     metrics = results["data"]["metrics"]
     sentences = [claim(NAMES[name], of) for name, of in metrics.items()]
-    loading = claim_loading(results["bench"]["loading"]) if "loading" in results["bench"] else ""
-    return {"claim.data": " ".join([*sentences, claim_light(metrics)]), "claim.loading": loading}
+    return {"claim.data": " ".join([*sentences, claim_light(metrics)])}
 
 
 def claim(name: str, found: dict) -> str:
@@ -41,18 +38,4 @@ def claim_light(metrics: dict) -> str:
     return (
         f"The test's median brightness, {test['0.5']:.0f} of 255, lies {verdict} the range of nine tenths of the"
         f" training crops, {train['0.05']:.0f} to {train['0.95']:.0f}."
-    )
-
-
-def claim_loading(bench: dict) -> str:
-    """How many images/s `make bench` loaded from each format, against the plain pipeline."""
-    speeds, ratios = bench["speeds"], bench["ratios"]
-    said = {name: f"{speeds[name]:,.0f} ({ratios[name]:.1f} times)" for name in ratios if name in speeds}
-    faces = "synthetic faces" if bench["synthetic"] else f"images of the folder {tex(bench['folder'])}"
-    return (
-        f"Of {bench['images']:,} {faces} torchvision's plain pipeline (ImageFolder, two workers) loaded"
-        f" {speeds['plain']:,.0f} images/s on {bench['threads']} threads, facelib {said['folder']} from the folder,"
-        f" {said['recordio']} from RecordIO and, from one memory-mapped file of aligned crops, {said['pack float32']}"
-        f" as normalised numbers and {said['pack uint8']} as bytes, {ratios['pack uint8 to memcpy']:.2f} of what"
-        f" a plain copy in memory reaches (medians of {bench['rounds']} rounds, all in one run)."
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from facelib.profiles import PACK
+from facelib.schedules import parse_drops
 from facelib.words import join, tex
 
 PRECISIONS = {"bf16": "bf16 autocast", "fp16": "fp16 autocast", "float32": "float32"}
@@ -14,11 +15,14 @@ def values(results: dict) -> dict[str, str]:
     if not results["train"]:
         return {}
     runs = sorted(results["train"].values(), key=lambda run: run["metrics"]["ratio"])
-    keys = ("epochs", "batch_size", "learning_rate", "clip", "power", "scale", "margin", "embedding_size")
+    keys = ("epochs", "batch_size", "learning_rate", "clip", "scale", "margin", "embedding_size")
     found = {f"train.{key}": told(runs, lambda run, key=key: f"{run['parameters'][key]:g}") for key in keys}
     found["train.optimizer"] = told(runs, optimizer_words)
+    found["train.schedule"] = told(runs, schedule_words)
     found["train.warmup"] = told(runs, warmup_words)
     found["train.precision"] = told(runs, lambda run: PRECISIONS[run["metrics"]["precision"]])
+    found["claim.options"] = claim_options(runs)
+    found["claim.continued"] = claim_continued(runs)
     found["train.seeds"] = told(runs, lambda run: f"{run['parameters']['seed']}")
 
     by_ratio = {f"{run['metrics']['ratio']:g}": run["metrics"] for run in runs}
@@ -49,9 +53,12 @@ def told(runs: list[dict], words: Callable[[dict], str]) -> str:
     """What the words say of the training runs: once if it is the same of all, else of which runs each."""
     said: dict[str, list[str]] = {}
     for run in runs:
-        name = f"{tex(run['parameters']['backbone'])} at $r = {run['parameters']['ratio']:g}$"
-        said.setdefault(words(run), []).append(name)
+        said.setdefault(words(run), []).append(run_words(run))
     return next(iter(said)) if len(said) == 1 else join([f"{word} ({', '.join(of)})" for word, of in said.items()])
+
+
+def run_words(run: dict) -> str:
+    return f"{tex(run['parameters']['backbone'])} at $r = {run['parameters']['ratio']:g}$"
 
 
 def optimizer_words(run: dict) -> str:
@@ -64,3 +71,42 @@ def optimizer_words(run: dict) -> str:
 def warmup_words(run: dict) -> str:
     share = run["parameters"]["warmup"]
     return f"after a warm-up over the first {100 * share:g}\\,\\% of the steps" if share else "without warm-up"
+
+
+def schedule_words(run: dict) -> str:
+    recipe = run["parameters"]
+    over = {"run": "over the steps that are run", "full": "over the steps of a run at $r = 1$"}[recipe["decay_over"]]
+    if recipe["schedule"] == "cosine":
+        return f"falls by half a cosine {over}"
+    if recipe["schedule"] == "step":
+        shares = join([f"{100 * drop:g}" for drop in parse_drops(recipe["drops"])])
+        return f"falls to a tenth each time that {shares}\\,\\% of its decay is over, {over}"
+    return f"decays polynomially with power {recipe['power']:g} {over}"
+
+
+def claim_options(runs: list[dict]) -> str:
+    """What the recipe has beyond the plain one."""
+    words = {
+        "sample_rate": lambda share: f"a step's loss sees {100 * share:g}\\,\\% of the identities~\\cite{{partialfc}}",
+        "decay_norms": lambda _: "norms and biases have no weight decay",
+        "ema": lambda decay: f"evaluated is a moving average of the weights (decay {decay:g})",
+    }
+    plain = {"sample_rate": 1, "decay_norms": True, "ema": 0}
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for name, say in words.items():
+            if run["parameters"][name] != plain[name]:
+                found.setdefault(say(run["parameters"][name]), []).append(run_words(run))
+    said = [words if len(of) == len(runs) else f"{words} ({', '.join(of)})" for words, of in found.items()]
+    return f"Besides, {join(said)}." if said else ""
+
+
+def claim_continued(runs: list[dict]) -> str:
+    """Which runs were stopped, and after which steps they went on."""
+    said = [
+        f"{run_words(run)} after step {join([f'{step:,}' for step in run['metrics']['continued_after_steps']])} of"
+        f" {run['metrics']['steps']:,}"
+        for run in runs
+        if run["metrics"]["continued_after_steps"]
+    ]
+    return f"Stopped and continued from a checkpoint: {join(said)}." if said else ""

@@ -7,10 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from facelib import report, report_answer, report_cost, report_training, report_verification, statistics, words
+from facelib import report, report_answer, report_cost, report_verification, statistics, words
 from facelib.comparison import compare
 from facelib.results import KINDS, load_results
-from facelib.train import Config
 
 FOLD = np.repeat(np.arange(10), 60)
 GENUINE = np.tile(np.arange(60) < 30, 10)
@@ -180,24 +179,6 @@ def test_test_faces_are_named_by_their_folder():
     assert "synthetic" in report_verification.test_values(found)["claim.test_data"]
 
 
-def trained_on(folder: str, faces_not_found: int | None) -> dict:
-    metrics = {"ratio": 0.5, "images": 1234, "identities": 56, "dropped_identities": 7, "precision": "float32"}
-    parameters = dataclasses.asdict(Config(data=folder, output=""))
-    return {"metrics": metrics | {"faces_not_found": faces_not_found}, "parameters": parameters}
-
-
-def test_training_faces_are_named_by_their_folder_and_landmarks_by_where_they_are_from():
-    found = results(1.0, 1.0) | {"train": {"a": trained_on("data/celeb", 3)}}
-    values = report_training.values(found)
-    assert "the folder celeb" in values["claim.training_data"]
-    assert "MTCNN" in values["claim.landmarks"] and "all but 3 images" in values["claim.landmarks"]
-    assert values["train.sizes"] == "1,234 images of 56 identities at $r = 0.5$"
-    assert "7 at $r = 0.5$" in values["claim.dropped"]
-    found["train"]["a"] = trained_on("data/casia-webface", None)
-    values = report_training.values(found)
-    assert "CASIA-WebFace" in values["claim.training_data"] and "came with" in values["claim.landmarks"]
-
-
 def test_the_flip_test_is_told_of_the_models_that_have_it():
     found = results(1.0, 1.0, released=3.0)
     trained = [run for name, run in found["verify"].items() if not name.startswith("released")]
@@ -212,18 +193,6 @@ def test_the_flip_test_is_told_of_the_models_that_have_it():
     assert "given to the released model, not to the trained models" in claim(True, False)
     assert "given to the trained models, not to the released model" in claim(False, True)
     assert "given to the released model and the trained models." in claim(True, True)
-
-
-def test_a_recipe_that_differs_between_runs_is_told_of_each():
-    light, heavy, third = trained_on("data/celeb", 0), trained_on("data/celeb", 0), trained_on("data/celeb", 0)
-    light["parameters"] |= {"backbone": "efficientnet_b3", "learning_rate": 0.1}
-    for run in (heavy, third):
-        run["parameters"] |= {"backbone": "iresnet50", "learning_rate": 0.01}
-    third["parameters"]["ratio"] = 0.5
-    values = report_training.values(results(1.0, 1.0) | {"train": {"a": light, "b": heavy, "c": third}})
-    assert values["train.epochs"] == "12"
-    expected = r"0.1 (efficientnet\_b3 at $r = 1$) and 0.01 (iresnet50 at $r = 1$, iresnet50 at $r = 0.5$)"
-    assert values["train.learning_rate"] == expected
 
 
 def test_what_the_counter_counts_and_leaves_out_is_told_from_its_own_list():

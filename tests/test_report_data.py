@@ -46,24 +46,3 @@ def test_the_tests_light_is_held_against_the_trainings_range():
 
 def test_before_the_summary_nothing_is_claimed():
     assert report_data.values({"data": None}) == {}
-
-
-def test_speeds_of_loading_are_told_if_they_were_measured_and_whose_faces_they_were():
-    speeds = {"plain": 2000.0, "folder": 4000.0, "recordio": 3900.0, "pack float32": 40000.0, "pack uint8": 2e5}
-    ratios = {name: speed / 2000 for name, speed in speeds.items() if name != "plain"} | {"pack uint8 to memcpy": 0.75}
-    bench = {
-        "synthetic": True,
-        "folder": "some_faces",
-        "images": 1200,
-        "threads": 2,
-        "rounds": 5,
-        "speeds": speeds,
-        "ratios": ratios,
-    }
-    results = {"data": {"metrics": {"train": metrics(), "test": metrics()}}, "bench": {}}
-    assert report_data.values(results)["claim.loading"] == ""
-    words = report_data.values(results | {"bench": {"loading": bench}})["claim.loading"]
-    assert "1,200 synthetic faces" in words and "2,000 images/s on 2 threads" in words
-    assert "4,000 (2.0 times) from the folder" in words and "200,000 (100.0 times) as bytes, 0.75 of" in words
-    real = report_data.values(results | {"bench": {"loading": bench | {"synthetic": False}}})["claim.loading"]
-    assert "1,200 images of the folder some\\_faces" in real
