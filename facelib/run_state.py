@@ -240,9 +240,8 @@ class Run:
                     self.optimizer.state[parameter][key] = kept.copy_(value[mine] if name == "head.weight" else value)
         self.flips.set_state(tensors["random.flips"])
         if processes.rank() < len(tensors["random.torch"]):  # a process more than there were keeps what it was seeded
-            torch.set_rng_state(
-                tensors["random.torch"][processes.rank()].clone()
-            )  # its own memory, as PyTorch wants it
+            # Cloned: PyTorch wants memory of its own.
+            torch.set_rng_state(tensors["random.torch"][processes.rank()].clone())
         if processes.rank() < len(tensors.get("random.cuda", ())) and torch.device(self.device).type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"][processes.rank()].clone(), self.device)
         version, numbers, gauss = state["python"]

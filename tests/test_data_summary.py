@@ -13,7 +13,7 @@ from PIL import Image
 
 from facelib import data, data_plots, synthetic
 from facelib.alignment import align_folder
-from facelib.bench import write_recordio
+from facelib.bench_loading import write_recordio
 from facelib.data_summary import counts, describe, summarise
 from facelib.detectors import TEMPLATE
 from facelib.identity_folder import IdentityFolder

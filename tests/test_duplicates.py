@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from facelib import data, duplicates, synthetic
-from facelib.bench import write_recordio
+from facelib.bench_loading import write_recordio
 from facelib.duplicates import (
     BITS,
     CORRELATION,

@@ -9,7 +9,7 @@ import torch
 
 from facelib import data, synthetic
 from facelib.alignment import align_folder
-from facelib.bench import write_recordio
+from facelib.bench_loading import write_recordio
 from facelib.landmarks import find_landmarks
 from facelib.train import Config, train
 
