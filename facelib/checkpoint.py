@@ -14,12 +14,11 @@ import shutil
 from pathlib import Path
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 from xxhash import xxh3_64
 
-from facelib.output import telling
+from facelib.output import save_tensors, telling
 
 KEPT = 2
 
@@ -35,7 +34,7 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict) -> No
     with telling(file):
         metadata = {"state": text, "checksum": checksum(tensors, text)}
         try:
-            safetensors.torch.save_file(tensors, partial, metadata)
+            save_tensors(tensors, partial, metadata)
         except safetensors.SafetensorError as error:  # it has no OSErrors
             raise OSError(f"{file}: can't be written ({error}). Make room and run it again.") from error
         with partial.open("rb") as written:
@@ -60,7 +59,7 @@ def load_last(folder: Path) -> tuple[dict[str, Tensor], dict] | None:
                 raise ValueError("its checksum differs")
             state = json.loads(metadata["state"])
         except (safetensors.SafetensorError, ValueError, KeyError, OSError) as error:
-            print(f"{file}: a damaged checkpoint ({error}), the one before it is taken")
+            print(f"{file}: a damaged checkpoint ({error}), it is passed over")
             damaged.append(file)
             continue
         for bad in damaged:

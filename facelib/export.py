@@ -19,14 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from facelib.embedder import SIZE
 from facelib.model_card import card
-from facelib.output import whole_folder, write_json
+from facelib.output import save_tensors, whole_folder, write_json
 from facelib.pretrained import load_run
 
 FILES = ("model.onnx", "model.onnx.json", "model.safetensors", "README.md")
@@ -47,7 +46,7 @@ def export(run: str | Path, target: str | Path, verifications: tuple[str | Path,
         backbone = json.loads((run / "parameters.json").read_text())["backbone"]
         metadata = {"backbone": backbone, "colours": TAKES["colours"], "range": json.dumps(TAKES["range"])}
         state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        safetensors.torch.save_file(state, folder / "model.safetensors", metadata)
+        save_tensors(state, folder / "model.safetensors", metadata)
         (folder / "README.md").write_text(text)
 
 

@@ -3,26 +3,46 @@
 import json
 from pathlib import Path
 
+from facelib.landmarks import fingerprint
+from facelib.protocol import Protocol
 from facelib.statistics import read_scores, uncertainty, with_identities
 
 RESAMPLES, SEED = 2000, 0
 RELIABLE = 0.99  # AUC below which the card says that the model is none to rely on
-RECIPE = ("loss", "scale", "margin", "epochs", "batch_size", "optimizer", "learning_rate", "schedule", "warmup")
-RECIPE += ("weight_decay", "ema", "sample_rate", "seed")
+RECIPE = ("loss", "scale", "margin", "sample_rate", "epochs", "batch_size", "accumulate", "optimizer", "learning_rate")
+RECIPE += (
+    "momentum",
+    "weight_decay",
+    "decay_norms",
+    "clip",
+    "schedule",
+    "power",
+    "drops",
+    "decay_over",
+    "warmup",
+    "ema",
+)
+RECIPE += ("seed",)
+# What one loss, optimizer or schedule alone has.
+ONLY_OF = {"scale": "arcface", "margin": "arcface", "sample_rate": "arcface", "momentum": "sgd"}
+ONLY_OF |= {"power": "polynomial", "drops": "step"}
 
 
 def card(run: Path, verifications: list[Path]) -> str:
     """The card of a run's folder, in Markdown, with a row for each folder of a verification of it.
 
-    Raises FileNotFoundError or ValueError, naming the folder, if one is none of its kind, or of another model.
+    Raises FileNotFoundError or ValueError, naming the folder, if one is none of its kind, or of other weights.
     """
     parameters, metrics, environment = (read(run / f"{name}.json") for name in ("parameters", "metrics", "environment"))
     results = [result(run, folder) for folder in verifications]
     data = Path(parameters["data"]).name
+    chosen = {parameters[name] for name in ("loss", "optimizer", "schedule")}
+    recipe = [name for name in RECIPE if ONLY_OF.get(name) in (None, *chosen)]
+    face = "an aligned face" if parameters["aligned"] else "the middle of a photograph, not aligned"
     lines = [
         f"# {parameters['backbone']}, trained with {parameters['loss']} by facelib",
         "",
-        f"Maps an aligned face, 112x112 RGB in [-1, 1], to {parameters['embedding_size']} numbers. Two faces are taken"
+        f"Maps {face}, 112x112 RGB in [-1, 1], to {parameters['embedding_size']} numbers. Two faces are taken"
         " for one person if the cosine of their embeddings exceeds a threshold.",
         "",
         "## Data",
@@ -32,7 +52,7 @@ def card(run: Path, verifications: list[Path]) -> str:
         "",
         "## Recipe",
         "",
-        ", ".join(f"{name} {parameters[name]}" for name in RECIPE)
+        ", ".join(f"{name} {parameters[name]}" for name in recipe)
         + f"; {metrics['steps']:,} steps in {metrics['precision']}, last epoch's loss {metrics['last_epoch_loss']:.2f}."
         f" facelib at commit {environment['commit']}; {environment['machine']}.",
         "",
@@ -57,13 +77,15 @@ def read(file: Path) -> dict:
         return json.loads(file.read_text())
     except OSError:
         raise FileNotFoundError(f"{file.parent}: is no result of facelib's, {file.name} is missing") from None
+    except ValueError:
+        raise ValueError(f"{file}: is damaged, it is no JSON") from None
 
 
 def result(run: Path, folder: Path) -> dict:
     """What one verification's folder tells, with intervals at 95 % by people."""
     parameters = read(folder / "parameters.json")
-    if Path(parameters["model"]).resolve() != run.resolve():
-        raise ValueError(f"{folder}: is a verification of {parameters['model']}, not of {run}")
+    if read(folder / "environment.json")["model"] != fingerprint(run / "weights.safetensors"):
+        raise ValueError(f"{folder}: is a verification of {parameters['model']} with other weights than those of {run}")
     pairs = with_identities(read_scores(folder))
     sure, _ = uncertainty(pairs, RESAMPLES, SEED)
     return {"parameters": parameters, "metrics": read(folder / "metrics.json"), "sure": sure}
@@ -75,9 +97,15 @@ def table(results: list[dict]) -> list[str]:
         asked, metrics, sure = found["parameters"], found["metrics"], found["sure"]
         accuracy = f"{100 * metrics['accuracy']:.2f} {interval(sure.get('accuracy'), 100, 1)}"
         auc = f"{metrics['auc']:.3f} {interval(sure.get('auc'), 1, 3)}"
-        test = f"{Path(asked['images']).name}, {asked['pairs']}" + (", flip-test" if asked["flip"] else "")
+        test = ", ".join([Path(asked["images"]).name, asked["pairs"], *["flip-test"] * asked["flip"], *changes(asked)])
         rows.append(f"| {test} | {asked['light']} | {metrics['pairs']:,} | {accuracy} | {auc} |")
     return [*rows, "", f"In brackets: intervals at 95 %, bootstrap over people, {RESAMPLES:,} resamples."]
+
+
+def changes(asked: dict) -> list[str]:
+    """Where a verification's protocol is another one than LFW's own on aligned faces."""
+    words = {"crop": "{} crop", "normalise": "normalised {}", "threshold": "threshold of the {}", "folds": "{} folds"}
+    return [said.format(asked[name]) for name, said in words.items() if asked[name] != getattr(Protocol, name)]
 
 
 def interval(found: dict | None, scale: float, digits: int) -> str:
@@ -85,12 +113,13 @@ def interval(found: dict | None, scale: float, digits: int) -> str:
 
 
 def limits(results: list[dict], data: str) -> list[str]:
-    """What the numbers forbid to hope, and what no number here tells."""
+    """What the numbers forbid to hope, and what no number here tells. A changed protocol's numbers forbid nothing."""
     said = []
-    normal = [found for found in results if found["parameters"]["light"] == "normal"]
-    low = [found for found in results if found["parameters"]["light"] == "low"]
+    unchanged = [found for found in results if not changes(found["parameters"])]
+    normal = [found for found in unchanged if found["parameters"]["light"] == "normal"]
+    low = [found for found in unchanged if found["parameters"]["light"] == "low"]
     if not normal:
-        said.append("- It was not tested in normal light: nothing is known of how well it verifies.")
+        said.append("- It was not tested in normal light by LFW's protocol: nothing is known of how well it verifies.")
     elif (auc := min(found["metrics"]["auc"] for found in normal)) < RELIABLE:
         said.append(f"- It is no verifier to rely on: its AUC is {auc:.3f} in normal light.")
     if normal and low:

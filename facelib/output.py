@@ -9,8 +9,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import safetensors.torch
+from torch import Tensor
+
 REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-REFUSALS |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
+REFUSALS |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT}
 
 
 @contextlib.contextmanager
@@ -26,8 +29,9 @@ def whole_folder(output: str | Path, files: tuple[str, ...] = (), reserve: int =
     partial = output.with_name(output.name + ".partial")
     check_replaceable(output, files)
     shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with telling(output):
         partial.mkdir(parents=True)
+    try:
         hold(partial, reserve)
         yield partial
     except Exception as error:
@@ -77,6 +81,7 @@ def unfinished_folder(output: str | Path, files: tuple[str, ...], kept: str, res
     output = Path(output)
     folder = output.with_name(output.name + ".unfinished")
     check_replaceable(output, files)
+    check_replaceable(folder, (*files, "lock", "reserved"))
     with telling(output):
         folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("ab") as lock:
@@ -119,6 +124,14 @@ def no_space(output: Path, error: BaseException, reserve: int = 0) -> OSError | 
         room = f" ({reserve / 1e6:.0f} MB are needed)" if reserve else ""
         return OSError(f"{output}: no space left on the disk{room}. Make room and run it again.")
     return None
+
+
+def save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file for whom new files here are for: the library's own are for their owner alone."""
+    file.touch()
+    mode = file.stat().st_mode
+    safetensors.torch.save_file(tensors, file, metadata)
+    file.chmod(mode)
 
 
 def write_json(file: Path, content: dict) -> None:

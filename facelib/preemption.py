@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 PREEMPTED = 75  # exit code: EX_TEMPFAIL, try again
 
 
-class Preempted(RuntimeError):
-    """A SIGTERM ended the run. Its last checkpoint has all that was done."""
+class Preempted(BaseException):
+    """A SIGTERM ended the run. Its last checkpoint has all that was done. As KeyboardInterrupt it is no Exception, so
+    that nobody takes it for a failure that can be mended.
+    """
 
 
 @contextlib.contextmanager

@@ -141,11 +141,16 @@ class Run:
         return normalise(mirror(centre_crop(images), mirrored)).contiguous(memory_format=self.layout)
 
     def fits(self, images: Tensor) -> bool:
-        """Whether a forward and backward pass of so many images fits into memory. Statistics of batch norms change."""
+        """Whether a forward and backward pass of so many images fits into memory, beside what the optimizer keeps from
+        its first step on. Statistics of batch norms change.
+        """
+        kept = 0 if self.optimizer.state else 2 if self.config.optimizer == "adamw" else 1
         try:
+            held = [torch.empty_like(p) for p in self.parameters().values() for _ in range(kept)]
             with self.autocast:
                 embeddings = self.model(self.augment(images, len(images)))
             embeddings.float().sum().backward()
+            del held
         except (RuntimeError, ValueError):
             return False
         finally:

@@ -19,9 +19,11 @@ Until the last step it is called <output>.unfinished and holds checkpoints. The 
 import argparse
 import contextlib
 import dataclasses
+import gc
 import json
 import math
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -31,7 +33,6 @@ from itertools import islice
 from pathlib import Path
 
 import pandas as pd
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
@@ -40,7 +41,7 @@ from tqdm import tqdm
 from facelib import checkpoint, data, freed_memory, losses, memory_format, processes, provenance
 from facelib.embedder import choose_device, create_model
 from facelib.landmarks import OWN, find_landmarks
-from facelib.output import unfinished_folder, write_json
+from facelib.output import save_tensors, unfinished_folder, write_json
 from facelib.precision import precision_of
 from facelib.preemption import PREEMPTED, Preempted, on_sigterm
 from facelib.run_state import COLUMNS, Run, check_same
@@ -67,10 +68,19 @@ def train(config: Config) -> dict:
     config.check()
     if config.processes > 1 and not processes.launched():
         return train_in_processes(config)
-    device = processes.join(choose_device(config.device))
+
+    def preempted(*_) -> None:
+        raise Preempted(f"{config.output}: ended by SIGTERM. The same command goes on.")
+
     try:
-        return train_here(config, device)
+        with on_sigterm(preempted):
+            return train_here(config, processes.join(choose_device(config.device)))
     except RuntimeError as error:
+        if out_of_memory(error):
+            raise MemoryError(
+                f"{config.output}: out of memory ({str(error).splitlines()[0]}). Backbone, head and optimizer must fit:"
+                " set a smaller backbone or embedding_size, or share the identities among several processes."
+            ) from None
         if processes.count() == 1 or not processes.lost_another(error):
             raise
         raise RuntimeError(
@@ -90,6 +100,8 @@ def train_in_processes(config: Config) -> dict:
         if error.exists():
             kind, _, message = error.read_text().partition(": ")
             raise (Preempted if kind == Preempted.__name__ else RuntimeError)(message)
+        if code == PREEMPTED:
+            raise Preempted(f"{config.output}: ended by SIGTERM. The same command goes on.")
         if code:
             raise RuntimeError(
                 f"{config.output}: a process died (exit code {code}), maybe for want of memory. The same command goes"
@@ -121,9 +133,11 @@ def train_here(config: Config, device: str) -> dict:
     validation = Validation(config.validate, config.cache, kind) if config.validate else None
     head = create_head(config, len(dataset.identities))
     precision = precision_of(config.precision, kind)
-    size = sum(p.numel() * p.element_size() for module in (backbone, head) for p in module.state_dict().values())
+    check_room(config, backbone, head)
+    stop = threading.Event()
 
-    with run_folder(config.output, size) as folder:
+    # From here on a SIGTERM is looked at after each step. After the last one it is no reason to lose the run.
+    with on_sigterm(lambda *_: stop.set()), run_folder(config.output, bytes_of(backbone, head)) as folder:
         found = checkpoint.load_last(folder / "checkpoints")
         if found is None:
             layout = choose_layout(config, backbone, kind, precision)
@@ -135,7 +149,7 @@ def train_here(config: Config, device: str) -> dict:
             run.restore(*found)
             if processes.rank() == 0:
                 print(f"{config.output}: going on after step {run.step} of {run.steps}")
-        fit(run, folder, validation)
+        fit(run, folder, validation, stop)
         for name, weights in run.weights().items():
             if not weights.isfinite().all():
                 raise FloatingPointError(
@@ -147,8 +161,8 @@ def train_here(config: Config, device: str) -> dict:
         rows = run.all_rows(head.weight)
         if processes.rank() == 0:
             (folder / "reserved").unlink(missing_ok=True)
-            safetensors.torch.save_file(cpu_state(run.weights()), folder / "weights.safetensors")
-            safetensors.torch.save_file({"weight": rows.cpu()}, folder / "head.safetensors")
+            save_tensors(cpu_state(run.weights()), folder / "weights.safetensors")
+            save_tensors({"weight": rows.cpu()}, folder / "head.safetensors")
             run.log().to_csv(folder / "log.csv", index=False)
             write_json(folder / "parameters.json", dataclasses.asdict(config))
             write_json(folder / "environment.json", environment)
@@ -156,6 +170,24 @@ def train_here(config: Config, device: str) -> dict:
     if processes.rank() == 0:
         checkpoint.delete(Path(config.output) / "checkpoints")  # now: a kill before could not lose them
     return metrics
+
+
+def bytes_of(*modules: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for module in modules for p in module.state_dict().values())
+
+
+def check_room(config: Config, backbone: nn.Module, head: nn.Module) -> None:
+    """Raise OSError if the disk has no room for two checkpoints that are kept, one that is written, and the end."""
+    if processes.rank() > 0:
+        return
+    each = 2 + (config.optimizer == "adamw")  # the weights and what the optimizer keeps of each
+    needed = (3 * each + 1) * bytes_of(backbone, head) + 3 * bool(config.ema) * bytes_of(backbone)
+    folder = next(folder for folder in Path(config.output).absolute().parents if folder.exists())
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise OSError(
+            f"{config.output}: no space left on the disk for a run's checkpoints ({needed / 1e6:,.0f} MB are needed,"
+            f" {free / 1e6:,.0f} MB are free). Make room and run it again."
+        )
 
 
 def create_head(config: Config, identities: int) -> losses.Head:
@@ -187,17 +219,20 @@ def run_folder(output: str, size: int) -> Iterator[Path]:
         yield Path(output).with_name(Path(output).name + ".unfinished")
 
 
-def fit(run: Run, folder: Path, validation: Validation | None) -> None:
-    """The training loop: from the run's step to the last one, with a checkpoint now and then."""
+def fit(run: Run, folder: Path, validation: Validation | None, stop: threading.Event) -> None:
+    """The training loop: from the run's step to the last one, with a checkpoint now and then. If it is to stop, it
+    raises Preempted after one.
+    """
     config, loader = run.config, run.loader
     window = 1 if run.device == "cpu" else WINDOW
     saved = time.perf_counter()
-    stop = threading.Event()
-    with on_sigterm(lambda *_: stop.set()), Log(run, folder) as log:
+    with Log(run, folder) as log:
+        if validation is not None and run.step and run.step % len(loader) == 0:  # it was stopped before
+            log.validate(validation, run.step // len(loader))
         for epoch in range(run.step // len(loader), config.epochs):
             loader.order.epoch, loader.order.skip = epoch, run.step - epoch * len(loader)
             for images, labels in batches(run, folder):
-                log.pending.append(step(run, images, labels))
+                log.pending.append(step(run, images, labels, folder))
                 if len(log.pending) == window:
                     log.look()
                 due = time.perf_counter() - saved >= 60 * config.checkpoint_minutes
@@ -205,20 +240,20 @@ def fit(run: Run, folder: Path, validation: Validation | None) -> None:
                 if wish and run.step % len(loader):
                     saved = save(run, folder, log, wish)
             log.look()
+            if validation is not None or (wish and run.step < run.steps):
+                saved = save(run, folder, log, wish)
             if validation is not None:
                 log.validate(validation, epoch + 1)
-            if wish and run.step < run.steps:
-                saved = save(run, folder, log, wish)
 
 
 def batches(run: Run, folder: Path) -> Iterator[tuple[Tensor, Tensor]]:
     """The loader's. Where an image can't be read, what was done until then is kept."""
     try:
         yield from run.loader
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
         if run.step and processes.count() == 1:
             run.save(folder / "checkpoints")
-        raise
+        raise type(error)(f"{error}{kept_words(folder)}") from None
 
 
 def save(run: Run, folder: Path, log: "Log", wish: int) -> float:
@@ -232,21 +267,46 @@ def save(run: Run, folder: Path, log: "Log", wish: int) -> float:
     return time.perf_counter()
 
 
-def step(run: Run, images: Tensor, labels: Tensor) -> Tensor:
+def kept_words(folder: Path) -> str:
+    """What to know about a run that failed before other parameters or data are tried."""
+    if not (folder / "checkpoints").exists():
+        return ""
+    return f" With other parameters or data, delete {folder} too: its checkpoints are of these."
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether it is what PyTorch raises for that on a GPU, or it, oneDNN or C++ on a CPU."""
+    words = ("can't allocate memory", "could not create a primitive", "bad_alloc")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+def step(run: Run, images: Tensor, labels: Tensor, folder: Path) -> Tensor:
     """run.train_step. Raises MemoryError with the accumulation that fits, if the batch does not."""
     try:
         return run.train_step(images, labels)
-    except RuntimeError as error:  # which torch.OutOfMemoryError is
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except RuntimeError as error:
+        if not out_of_memory(error):
             raise
-        run.optimizer.zero_grad()
-        parts = 2 * run.config.accumulate
-        while processes.count() == 1 and parts < len(images) and not run.fits(images[: -(-len(images) // parts)]):
-            parts *= 2
-        raise MemoryError(
-            f"{run.config.output}: the {len(images)} images of a step do not fit into memory. Set accumulate to"
-            f" {parts}, and they are computed in so many parts, {-(-len(images) // parts)} at a time."
-        ) from None
+    # Here, where the error no longer holds what the step has computed.
+    advice = "not even two at a time do. Take a smaller backbone."
+    if parts := parts_that_fit(run, images):
+        advice = f"set accumulate to {parts}, and they are computed in parts of {-(-len(images) // parts)}."
+    raise MemoryError(
+        f"{run.config.output}: the {len(images)} images of a step do not fit into memory: {advice}{kept_words(folder)}"
+    )
+
+
+def parts_that_fit(run: Run, images: Tensor) -> int:
+    """The accumulation by which a step of these images fits, tried; 0 if none does. Not tried of several processes."""
+    run.optimizer.zero_grad()
+    gc.collect()
+    freed_memory.give_back()
+    parts, most = run.config.accumulate, len(images) // 2
+    while parts < most:
+        parts = min(2 * parts, most)
+        if processes.count() > 1 or run.fits(images[: -(-len(images) // parts)]):
+            return parts
+    return 0
 
 
 class Log:
@@ -292,11 +352,20 @@ class Log:
         self.pending.clear()
 
     def validate(self, validation: Validation, epoch: int) -> None:
-        """The measures after an epoch, by the first process while the others wait."""
+        """The measures after an epoch, by the first process while the others wait. A checkpoint has been made, so that
+        a SIGTERM need not wait for them.
+        """
         if self.writer is not None:
             run = self.run
             backbone = run.backbone if run.average is None else run.average.module
-            measures = validation.measure(backbone, run.config.backbone)
+
+            def preempted(*_) -> None:
+                raise Preempted(
+                    f"{run.config.output}: ended by SIGTERM after step {run.step}. The same command goes on."
+                )
+
+            with on_sigterm(preempted):
+                measures = validation.measure(backbone, run.config.backbone)
             append_row(self.folder / "validation.csv", {"epoch": epoch} | measures)
             for name, value in measures.items():
                 self.writer.add_scalar(f"validation/{name}", value, self.run.step)
@@ -325,7 +394,7 @@ def not_finite(run: Run, number: int, loss: float, folder: Path) -> FloatingPoin
     shown = ", ".join(names[:8]) + (f", ...{where}" if len(names) > 8 else "")
     return FloatingPointError(
         f"the loss became {loss} at step {number + 1} of {run.steps}, learning rate {run.rate(number):.3g}. Lower"
-        f" learning_rate or set warmup. The batch's images: {shown}"
+        f" learning_rate or set warmup.{kept_words(folder)} The batch's images: {shown}"
     )
 
 
@@ -352,11 +421,17 @@ def main() -> None:
             config.check()
             chosen = select_images(config)
             print(f"{file}: {len(chosen)} images of {len(chosen.identities)} identities")
-    except (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError) as error:
-        if ERROR in os.environ:
-            with contextlib.suppress(FileExistsError), open(os.environ[ERROR], "x") as told:  # the first one counts
-                told.write(f"{type(error).__name__}: {error}")
-        print(f"\n{error}" if arguments.params else f"\n{file}: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        if ERROR not in os.environ:
+            print(f"\n{file}: interrupted. The same command goes on.", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError, Preempted) as error:
+        message = str(error) if arguments.params or str(file) in str(error) else f"{file}: {error}"
+        if ERROR in os.environ:  # the process that started this one says it, of several the first one's
+            with contextlib.suppress(FileExistsError), open(os.environ[ERROR], "x") as told:
+                told.write(f"{type(error).__name__}: {message}")
+        else:
+            print(f"\n{message}", file=sys.stderr)
         sys.exit(PREEMPTED if isinstance(error, Preempted) else 1)
 
 

@@ -57,10 +57,15 @@ class Config:
     @classmethod
     def read(cls, file: str | Path) -> "Config":
         """From a YAML or JSON file. Raises ValueError, naming file and parameter, if it does not fit."""
-        given, kinds = (
-            yaml.safe_load(Path(file).read_text()),
-            {field.name: field.type for field in dataclasses.fields(cls)},
-        )
+        kinds = {field.name: field.type for field in dataclasses.fields(cls)}
+        try:
+            given = yaml.safe_load(Path(file).read_text())
+        except OSError as error:
+            raise ValueError(f"{file}: can't be read ({error.strerror})") from None
+        except (yaml.YAMLError, ValueError) as error:  # UnicodeDecodeError among them
+            place, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
+            where = f", line {place.line + 1}" if place else ""
+            raise ValueError(f"{file}{where}: is neither YAML nor JSON ({str(problem).splitlines()[0]})") from None
         if not isinstance(given, dict):
             raise ValueError(f"{file}: expected lines `parameter: value`")
         for name, value in given.items():
@@ -68,7 +73,7 @@ class Config:
                 raise ValueError(f"{file}: there is no parameter {name!r}. There are: {', '.join(kinds)}")
             try:
                 given[name] = convert(value, kinds[name])
-            except ValueError:
+            except (ValueError, OverflowError):
                 raise ValueError(f"{file}: {name} must be {kinds[name].__name__}, found {value!r}") from None
         missing = [name for name in ("data", "output") if name not in given]
         if missing:
@@ -89,6 +94,12 @@ class Config:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, found {getattr(self, name)!r}")
+        for name in ("data", "output"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty: name a folder")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, found {value}")
         positive = ("embedding_size", "scale", "epochs", "batch_size", "accumulate", "learning_rate", "power")
         for name in (*positive, "processes"):
             if not getattr(self, name) > 0:
@@ -96,6 +107,8 @@ class Config:
         for name in ("ratio", "sample_rate"):
             if getattr(self, name) > 1 or not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be in (0, 1], found {getattr(self, name)}")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed must be below 2^63, found {self.seed}")
         if self.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2 for batch normalisation, found {self.batch_size}")
         if not 0 <= self.margin <= math.pi / 2:

@@ -1,6 +1,8 @@
 """A run as files for others: they embed as the run does, and its card says what its numbers say."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import onnx
@@ -8,8 +10,9 @@ import pytest
 import torch
 
 from facelib import export, synthetic
-from facelib.model_card import limits
+from facelib.model_card import card, limits
 from facelib.models import load_embedder
+from facelib.protocol import Protocol
 from facelib.train import train
 from facelib.training_config import Config
 from facelib.verification import verify
@@ -60,18 +63,38 @@ def test_the_card_has_the_runs_numbers_and_the_verifications_with_intervals(plac
 
 
 def test_limits_follow_the_numbers():
-    def found(auc: float, light: str = "normal") -> dict:
-        return {"parameters": {"light": light, "images": "lfw"}, "metrics": {"auc": auc}}
+    def found(auc: float, light: str = "normal", **changed) -> dict:
+        asked = dataclasses.asdict(Protocol(light=light, **changed))
+        return {"parameters": asked | {"images": "lfw"}, "metrics": {"auc": auc}}
 
     assert "not tested in normal light" in limits([], "faces")[0]
     assert "no verifier to rely on: its AUC is 0.620" in limits([found(0.62)], "faces")[0]
+    assert "not tested in normal light by LFW's protocol" in limits([found(0.48, normalise="first")], "faces")[0]
     good = limits([found(0.999), found(0.955, "low")], "faces")
     assert not any("rely on" in line for line in good) and "changes by -0.044" in good[0]
 
 
-def test_a_verification_of_another_model_is_refused(place, tmp_path):
+def test_a_row_of_the_card_says_where_its_protocol_was_changed(place, tmp_path):
+    changed = {"crop": "random", "normalise": "first", "threshold": "same pairs", "folds": 2, "flip": True}
+    verify(str(place / "run"), str(place / "lfw"), str(tmp_path / "changed"), Protocol(**changed))
+    text = card(place / "run", [tmp_path / "changed"])
+    words = "flip-test, random crop, normalised first, threshold of the same pairs, 2 folds | normal"
+    assert f"lfw-synthetic, pairs.txt, {words}" in text
+
+
+def test_the_recipe_is_told_as_far_as_it_was_used(place, tmp_path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    asked = json.loads((tmp_path / "run" / "parameters.json").read_text())
+    asked |= {"loss": "softmax", "optimizer": "adamw", "schedule": "step", "aligned": False}
+    (tmp_path / "run" / "parameters.json").write_text(json.dumps(asked))
+    text = card(tmp_path / "run", [])
+    assert "drops 0.5 0.75 0.9" in text and "clip 5.0" in text and "middle of a photograph, not aligned" in text
+    assert not any(f"{name} " in text for name in ("scale", "margin", "momentum", "power"))
+
+
+def test_a_verification_of_other_weights_is_refused(place, tmp_path):
     verify(str(place / "out" / "model.onnx"), str(place / "lfw"), str(tmp_path / "other"))
-    with pytest.raises(ValueError, match="other: is a verification of .*model.onnx, not of .*run"):
+    with pytest.raises(ValueError, match="other: is a verification of .*model.onnx with other weights than .*run"):
         export.export(place / "run", tmp_path / "out", (tmp_path / "other",))
     assert not (tmp_path / "out").exists()
     with pytest.raises(FileNotFoundError, match="nothing: is no result of facelib's, parameters.json is missing"):

@@ -1,11 +1,15 @@
 """A run is never lost: what stops it, what is kept, what goes on from it and what is refused."""
 
+import functools
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 
 import kill_trial
 import numpy as np
@@ -16,8 +20,10 @@ import torch
 import yaml
 
 from facelib import ROOT, checkpoint, run_state, synthetic
+from facelib.preemption import Preempted
 from facelib.train import train
 from facelib.training_config import Config
+from facelib.validation import Validation
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +190,64 @@ def test_sigterm_leaves_a_checkpoint_and_an_exit_code_of_its_own(faces, tmp_path
     assert file.name == f"step-{step:08d}.safetensors"
 
 
+def end_now(*_) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_sigterm_before_the_first_step_ends_the_run_as_one(faces, tmp_path, monkeypatch):
+    monkeypatch.setattr("facelib.train.create_head", end_now)
+    with pytest.raises(Preempted, match="run: ended by SIGTERM. The same command goes on"):
+        train(config(faces, tmp_path / "run"))
+    assert not (tmp_path / "run.unfinished").exists()
+
+
+def test_after_the_last_step_a_sigterm_is_no_reason_to_lose_the_run(faces, tmp_path, monkeypatch):
+    metrics = run_state.Run.metrics
+    monkeypatch.setattr(run_state.Run, "metrics", lambda run: (end_now(), metrics(run))[1])
+    assert train(config(faces, tmp_path / "run", checkpoint_minutes=60.0))["steps"] == 6
+    assert (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_a_sigterm_does_not_wait_for_a_validation_which_is_made_when_the_run_goes_on(faces, tmp_path, monkeypatch):
+    synthetic.make_lfw(
+        tmp_path / "lfw", identities=6, images_per_identity=2, pairs_per_fold=2, folds=2, seed=4, first_identity=9
+    )
+    asked = config(faces, tmp_path / "run", checkpoint_minutes=60.0, validate=str(tmp_path / "lfw"))
+    with monkeypatch.context() as patched, pytest.raises(Preempted, match="ended by SIGTERM after step 2"):
+        patched.setattr(Validation, "measure", end_now)
+        train(asked)
+    assert train(asked)["continued_after_steps"] == [2]
+    assert pd.read_csv(tmp_path / "run" / "validation.csv").epoch.tolist() == [1, 2, 3]
+
+
+def test_a_sigterm_ends_several_processes_whatever_they_do(faces, tmp_path):
+    timer = threading.Timer(2, end_now)  # they are being started
+    timer.start()
+    with pytest.raises(Preempted, match="run: ended by SIGTERM"):
+        train(config(faces, tmp_path / "run", epochs=400, processes=2))
+
+
+def test_a_folder_that_is_no_run_of_ours_is_left_as_it_is(faces, tmp_path):
+    (tmp_path / "run.unfinished").mkdir()
+    (tmp_path / "run.unfinished" / "thesis.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"run.unfinished: will not be replaced.*thesis.txt"):
+        train(config(faces, tmp_path / "run"))
+    assert (tmp_path / "run.unfinished" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_told_before_the_first_step(faces, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**6))
+    with pytest.raises(
+        OSError, match=r"run: no space left .* for a run's checkpoints \(\d+ MB are needed, 1 MB are free"
+    ):
+        train(config(faces, tmp_path / "run"))
+
+
+def test_others_may_read_the_weights_as_they_may_the_other_files(faces, tmp_path):
+    train(config(faces, tmp_path / "run", epochs=1))
+    assert len({file.stat().st_mode for file in (tmp_path / "run").iterdir() if file.is_file()}) == 1
+
+
 def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint_and_names_the_images(faces, tmp_path, monkeypatch):
     step = run_state.Run.train_step
 
@@ -226,11 +290,12 @@ def test_out_of_memory_suggests_the_accumulation_that_fits(faces, tmp_path, monk
     for error in (
         torch.OutOfMemoryError("CUDA out of memory."),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("could not create a primitive"),
     ):
         forward = torch.nn.Conv2d.forward
 
-        def small(module, x):
-            if len(x) > 3:
+        def small(module, x, most=3):
+            if len(x) > most:
                 raise error
             return forward(module, x)
 
@@ -238,7 +303,11 @@ def test_out_of_memory_suggests_the_accumulation_that_fits(faces, tmp_path, monk
             patched.setattr(torch.nn.Conv2d, "forward", small)
             patched.setattr("facelib.memory_format.choose", lambda *_: "contiguous")
             with pytest.raises(
-                MemoryError, match="the 8 images of a step do not fit.*Set accumulate to 4, .* 2 at a time"
+                MemoryError, match="the 8 images of a step do not fit into memory: set accumulate to 4, .* parts of 2"
             ):
                 train(config(faces, tmp_path / "run"))
+            with pytest.raises(MemoryError, match="of a step do not fit into memory: not even two at a time do"):
+                patched.setattr(torch.nn.Conv2d, "forward", functools.partialmethod(small, most=1))
+                train(config(faces, tmp_path / "run"))
+            patched.setattr(torch.nn.Conv2d, "forward", small)
             assert train(config(faces, tmp_path / "run", accumulate=4))["steps"] == 6

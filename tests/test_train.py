@@ -27,9 +27,9 @@ def faces(tmp_path_factory):
     return folder
 
 
-def config(faces, output, **other):
+def config(faces, folder, **other):
     small = {"backbone": "iresnet18_025", "embedding_size": 32, "epochs": 3, "batch_size": 8, "learning_rate": 0.02}
-    return Config(data=str(faces), output=str(output), **(small | other))
+    return Config(**({"data": str(faces), "output": str(folder)} | small | other))
 
 
 def test_a_decay_as_long_as_if_all_images_were_seen_hardly_lowers_the_rate_of_a_small_share(faces, tmp_path):
@@ -92,6 +92,10 @@ def test_autocast_to_bf16_trains_too(faces, tmp_path):
         ({"margin": -0.1}, r"margin must be in \[0, pi/2\]"),
         ({"margin": 28.6}, r"margin must be in \[0, pi/2\] radians"),
         ({"seed": -1}, "seed must not be below 0"),
+        ({"seed": 2**63}, "seed must be below 2.63"),
+        ({"learning_rate": float("inf")}, "learning_rate must be a finite number, found inf"),
+        ({"data": ""}, "data is empty: name a folder"),
+        ({"output": ""}, "output is empty: name a folder"),
         ({"warmup": 1.0}, r"warmup must be in \[0, 1\)"),
         ({"ratio": 0.1}, "ratio 0.1 leaves 0 of 4 identities.*raise ratio, or set keep_one"),
         ({"ratio": 0.0}, r"ratio must be in \(0, 1\]"),
@@ -257,6 +261,7 @@ def test_weights_decay_but_norms_and_biases_only_if_asked(faces, tmp_path):
         ("epochs: 3", "data is missing"),
         ("data: a\noutput: b\nepoch: 3", "there is no parameter 'epoch'"),
         ("data: a\noutput: b\nepochs: many", "epochs must be int, found 'many'"),
+        ("data: a\noutput: b\nlearning_rate: 1" + 400 * "0", "learning_rate must be float"),
         ("- a\n- b", "expected lines `parameter: value`"),
     ],
 )
@@ -264,6 +269,15 @@ def test_a_file_of_parameters_that_does_not_fit_is_refused_by_name(tmp_path, tex
     (tmp_path / "run.yaml").write_text(text)
     with pytest.raises(ValueError, match=f"run.yaml: {message}"):
         Config.read(tmp_path / "run.yaml")
+
+
+@pytest.mark.parametrize("content", [b"data: [a\noutput: x\n", b'{"data": "a"', b"data:\ta: b", b"data: \xe9", b"a: \0"])
+def test_what_is_neither_yaml_nor_json_is_told_with_its_file(tmp_path, content):
+    (tmp_path / "run.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"run.yaml(, line \d)?: is neither YAML nor JSON \(.+\)"):
+        Config.read(tmp_path / "run.yaml")
+    with pytest.raises(ValueError, match="nothing.yaml: can't be read .No such file"):
+        Config.read(tmp_path / "nothing.yaml")
 
 
 def test_a_file_of_parameters_may_write_numbers_as_people_do(tmp_path):
