@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from facelib import checkpoint, data, memory_format, processes, schedules
+from facelib import checkpoint, data, losses, memory_format, processes, schedules
 from facelib.crops import centre_crop, mirror
 from facelib.embedder import SIZE, normalise
 from facelib.precision import autocast
@@ -29,6 +29,13 @@ from facelib.training_config import Config
 COLUMNS = ("step", "epoch", "learning_rate", "loss", "images_per_second", "seconds")
 # What may change when a run goes on.
 FREE = ("output", "cache", "device", "workers", "processes", "checkpoint_minutes")
+
+
+def create_head(config: Config, identities: int) -> losses.Head:
+    if config.loss == "softmax":
+        return losses.Softmax(config.embedding_size, identities)
+    options = {"scale": config.scale, "margin": config.margin, "sample_rate": config.sample_rate, "seed": config.seed}
+    return losses.ArcFace(config.embedding_size, identities, **options)
 
 
 @dataclass
@@ -139,23 +146,6 @@ class Run:
         """This process's share of `total` images, uint8, mirrored at random and normalised."""
         mirrored = (torch.rand(total, generator=self.flips) < 0.5)[processes.share(total)]
         return normalise(mirror(centre_crop(images), mirrored)).contiguous(memory_format=self.layout)
-
-    def fits(self, images: Tensor) -> bool:
-        """Whether a forward and backward pass of so many images fits into memory, beside what the optimizer keeps from
-        its first step on. Statistics of batch norms change.
-        """
-        kept = 0 if self.optimizer.state else 2 if self.config.optimizer == "adamw" else 1
-        try:
-            held = [torch.empty_like(p) for p in self.parameters().values() for _ in range(kept)]
-            with self.autocast:
-                embeddings = self.model(self.augment(images, len(images)))
-            embeddings.float().sum().backward()
-            del held
-        except (RuntimeError, ValueError):
-            return False
-        finally:
-            self.optimizer.zero_grad()
-        return True
 
     def log(self) -> pd.DataFrame:
         """A row for each step that is done."""

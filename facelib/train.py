@@ -19,7 +19,6 @@ Until the last step it is called <output>.unfinished and holds checkpoints. The 
 import argparse
 import contextlib
 import dataclasses
-import gc
 import json
 import math
 import os
@@ -38,13 +37,13 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from facelib import checkpoint, data, freed_memory, losses, memory_format, processes, provenance
+from facelib import accumulation_trial, checkpoint, data, freed_memory, memory_format, processes, provenance
 from facelib.embedder import choose_device, create_model
 from facelib.landmarks import OWN, find_landmarks
 from facelib.output import save_tensors, unfinished_folder, write_json
 from facelib.precision import precision_of
 from facelib.preemption import PREEMPTED, Preempted, on_sigterm
-from facelib.run_state import COLUMNS, Run, check_same
+from facelib.run_state import COLUMNS, Run, check_same, create_head
 from facelib.training_config import Config
 from facelib.validation import Validation
 
@@ -190,13 +189,6 @@ def check_room(config: Config, backbone: nn.Module, head: nn.Module) -> None:
         )
 
 
-def create_head(config: Config, identities: int) -> losses.Head:
-    if config.loss == "softmax":
-        return losses.Softmax(config.embedding_size, identities)
-    options = {"scale": config.scale, "margin": config.margin, "sample_rate": config.sample_rate, "seed": config.seed}
-    return losses.ArcFace(config.embedding_size, identities, **options)
-
-
 def choose_layout(config: Config, backbone: nn.Module, device: str, precision: str) -> str:
     """The memory format, of several processes the first one's choice."""
     if config.memory_format != "auto":
@@ -289,24 +281,15 @@ def step(run: Run, images: Tensor, labels: Tensor, folder: Path) -> Tensor:
             raise
     # Here, where the error no longer holds what the step has computed.
     advice = "not even two at a time do. Take a smaller backbone."
-    if parts := parts_that_fit(run, images):
+    run.optimizer.zero_grad()
+    if torch.device(run.device).type == "cuda":
+        torch.cuda.empty_cache()
+    parts = accumulation_trial.parts_that_fit(run, len(images)) if processes.count() == 1 else 2 * run.config.accumulate
+    if parts:
         advice = f"set accumulate to {parts}, and they are computed in parts of {-(-len(images) // parts)}."
     raise MemoryError(
         f"{run.config.output}: the {len(images)} images of a step do not fit into memory: {advice}{kept_words(folder)}"
     )
-
-
-def parts_that_fit(run: Run, images: Tensor) -> int:
-    """The accumulation by which a step of these images fits, tried; 0 if none does. Not tried of several processes."""
-    run.optimizer.zero_grad()
-    gc.collect()
-    freed_memory.give_back()
-    parts, most = run.config.accumulate, len(images) // 2
-    while parts < most:
-        parts = min(2 * parts, most)
-        if processes.count() > 1 or run.fits(images[: -(-len(images) // parts)]):
-            return parts
-    return 0
 
 
 class Log:

@@ -1,9 +1,10 @@
 """A run is never lost: what stops it, what is kept, what goes on from it and what is refused."""
 
-import functools
+import dataclasses
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -19,7 +20,8 @@ import safetensors.torch
 import torch
 import yaml
 
-from facelib import ROOT, checkpoint, run_state, synthetic
+from facelib import ROOT, accumulation_trial, checkpoint, run_state, synthetic
+from facelib.data import IdentityFolder
 from facelib.preemption import Preempted
 from facelib.train import train
 from facelib.training_config import Config
@@ -285,29 +287,52 @@ def test_an_image_that_breaks_on_the_way_loses_nothing(faces, tmp_path):
     assert train(config(folder, tmp_path / "run", checkpoint_minutes=60.0))["continued_after_steps"] == [1]
 
 
-def test_out_of_memory_suggests_the_accumulation_that_fits(faces, tmp_path, monkeypatch):
-    """A backbone that takes three images at most, and tells so as PyTorch does on a GPU and on a CPU."""
-    for error in (
+def small_memory(error: Exception, most: int):
+    """Of a convolution that takes so many images at most."""
+    forward = torch.nn.Conv2d.forward
+
+    def convolve(module, x):
+        if len(x) > most:
+            raise error
+        return forward(module, x)
+
+    return convolve
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
         torch.OutOfMemoryError("CUDA out of memory."),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("could not create a primitive"),
-    ):
-        forward = torch.nn.Conv2d.forward
+    ],
+    ids=["CUDA", "CPU", "oneDNN"],
+)
+def test_out_of_memory_suggests_the_accumulation_that_fits(faces, tmp_path, monkeypatch, error):
+    monkeypatch.setattr("facelib.memory_format.choose", lambda *_: "contiguous")
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", small_memory(error, most=3))
+    tried = []
+    monkeypatch.setattr(
+        accumulation_trial, "fits", lambda run, images, parts: tried.append(parts) or images / parts <= 3
+    )
+    with pytest.raises(MemoryError, match="the 8 images of a step do not fit.*: set accumulate to 4, .* parts of 2"):
+        train(config(faces, tmp_path / "run"))
+    assert tried == [2, 4]
+    assert train(config(faces, tmp_path / "run", accumulate=4))["steps"] == 6
+    monkeypatch.setattr(accumulation_trial, "fits", lambda *_: False)
+    with pytest.raises(MemoryError, match="not even two at a time do. Take a smaller backbone"):
+        train(config(faces, tmp_path / "run"))
 
-        def small(module, x, most=3):
-            if len(x) > most:
-                raise error
-            return forward(module, x)
 
-        with monkeypatch.context() as patched:
-            patched.setattr(torch.nn.Conv2d, "forward", small)
-            patched.setattr("facelib.memory_format.choose", lambda *_: "contiguous")
-            with pytest.raises(
-                MemoryError, match="the 8 images of a step do not fit into memory: set accumulate to 4, .* parts of 2"
-            ):
-                train(config(faces, tmp_path / "run"))
-            with pytest.raises(MemoryError, match="of a step do not fit into memory: not even two at a time do"):
-                patched.setattr(torch.nn.Conv2d, "forward", functools.partialmethod(small, most=1))
-                train(config(faces, tmp_path / "run"))
-            patched.setattr(torch.nn.Conv2d, "forward", small)
-            assert train(config(faces, tmp_path / "run", accumulate=4))["steps"] == 6
+def test_whether_a_step_fits_is_tried_in_a_process_of_its_own(faces):
+    asked = config(faces, "nowhere")
+    run = SimpleNamespace(config=asked, dataset=IdentityFolder(faces), device="cpu")
+    run.precision, run.memory_format = "float32", "contiguous"
+    assert accumulation_trial.fits(run, 8, 4)
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (2**32, limit[1]))
+    try:
+        run.config = dataclasses.replace(asked, embedding_size=10**6)  # its last layer has 3 * 10^9 weights
+        assert not accumulation_trial.fits(run, 8, 4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limit)

@@ -271,7 +271,9 @@ def test_a_file_of_parameters_that_does_not_fit_is_refused_by_name(tmp_path, tex
         Config.read(tmp_path / "run.yaml")
 
 
-@pytest.mark.parametrize("content", [b"data: [a\noutput: x\n", b'{"data": "a"', b"data:\ta: b", b"data: \xe9", b"a: \0"])
+@pytest.mark.parametrize(
+    "content", [b"data: [a\noutput: x\n", b'{"data": "a"', b"data:\ta: b", b"data: \xe9", b"a: \0"]
+)
 def test_what_is_neither_yaml_nor_json_is_told_with_its_file(tmp_path, content):
     (tmp_path / "run.yaml").write_bytes(content)
     with pytest.raises(ValueError, match=r"run.yaml(, line \d)?: is neither YAML nor JSON \(.+\)"):
