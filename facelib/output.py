@@ -48,10 +48,17 @@ def check_replaceable(output: Path, files: tuple[str, ...]) -> None:
     if old.exists() and not output.exists():  # killed between the two renames of put_in_place
         old.rename(output)
     if output.exists():
-        others = sorted({path.name for path in output.iterdir()} - {*files}) if output.is_dir() else ["it is a file"]
+        others = ["it is a file"]
+        if output.is_dir():
+            others = sorted({path.name for path in output.iterdir() if not half_written(path)} - {*files})
         if others:
             shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
             raise FileExistsError(f"{output}: will not be replaced, it is not an earlier result of this kind ({shown})")
+
+
+def half_written(file: Path) -> bool:
+    """Whether it is what a killed process of ours, or safetensors', had not finished."""
+    return file.suffix == ".partial" or file.name.startswith(".tmp")
 
 
 def hold(folder: Path, reserve: int) -> None:
@@ -91,6 +98,8 @@ def unfinished_folder(output: str | Path, files: tuple[str, ...], kept: str, res
             raise BlockingIOError(
                 f"{output}: another run is training into it. Wait until it is done, or name another output."
             ) from None
+        for left in [path for path in folder.rglob("*") if path.is_file() and half_written(path)]:
+            left.unlink()
         try:
             hold(folder, reserve)
             yield folder

@@ -237,6 +237,16 @@ def test_a_folder_that_is_no_run_of_ours_is_left_as_it_is(faces, tmp_path):
     assert (tmp_path / "run.unfinished" / "thesis.txt").read_text() == "mine"
 
 
+def test_what_a_kill_left_half_written_is_cleared_away(faces, tmp_path, monkeypatch):
+    """safetensors writes into .tmp<letters> and renames."""
+    unfinished(faces, tmp_path / "run", monkeypatch)
+    for name in (".tmpAbC123", "validation.partial", "checkpoints/.tmpXyZ789", "checkpoints/step-00000005.partial"):
+        (tmp_path / "run.unfinished" / name).write_text("half")
+    train(config(faces, tmp_path / "run"))
+    whole = {"weights.safetensors", "head.safetensors", "parameters.json", "metrics.json", "log.csv"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == whole | {"environment.json", "tensorboard"}
+
+
 def test_a_disk_too_small_for_the_checkpoints_is_told_before_the_first_step(faces, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**6))
     with pytest.raises(
