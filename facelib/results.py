@@ -1,6 +1,5 @@
 """What the finished runs of a plan left on disk, sorted by kind."""
 
-import dataclasses
 import json
 import re
 from pathlib import Path
@@ -9,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from facelib.profiles import LADDER, SEED
-from facelib.training_config import Config
 
 # What load_results sorts finished runs into, by name.
 KINDS = (
@@ -60,9 +58,6 @@ def load_results(build: Path) -> dict:
             with np.load(folder / "bands.npz", allow_pickle=False) as arrays:
                 results["statistics"] = found | {"bands": {name: arrays[name] for name in arrays.files}}
         elif kind == "train":
-            # What an earlier facelib's run has no word of was as it is by default.
-            found["parameters"] = dataclasses.asdict(Config("", "")) | found["parameters"]
-            found["metrics"].setdefault("continued_after_steps", [])
             results[apart + kind][key] = found | {"log": pd.read_csv(folder / "log.csv")}
         else:
             with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
