@@ -6,6 +6,7 @@ is of the one process there is.
     python -m facelib.processes ...    # torchrun, that ends after a SIGTERM with facelib's code and tells no traceback
 """
 
+import logging
 import os
 import signal
 import subprocess
@@ -114,7 +115,7 @@ def launch(processes: int, arguments: list[str], variables: dict[str, str]) -> i
 
 
 def main() -> None:
-    os.environ.setdefault("LOGLEVEL", "CRITICAL")  # of the launcher's own words: the processes have theirs
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes have words of their own
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun

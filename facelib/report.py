@@ -100,9 +100,10 @@ def provenance_table(results: dict) -> str:
         asked = ", ".join(
             f"{key.replace('_', ' ')} {p[key]}"
             for key in p
-            if key not in ("data", "output", "cache", "backbone", "ratio")
+            if key not in ("data", "output", "cache", "backbone", "ratio") and p[key] != ""
         )
-        done = f"{m['steps']} steps in {m['seconds'] / 60:.1f} min, {m['images_per_second']:.1f} images/s,"
+        done = f"computed in {m['precision']}, {m['memory_format'].replace('_', ' ')}, {m['steps']} steps"
+        done += f" in {m['seconds'] / 60:.1f} min, {m['images_per_second']:.1f} images/s,"
         done += f" last epoch's loss {m['last_epoch_loss']:.2f}"
         if m["continued_after_steps"]:
             done += f", stopped and continued after step {join([f'{step:,}' for step in m['continued_after_steps']])}"
