@@ -245,7 +245,8 @@ def batches(run: Run, folder: Path) -> Iterator[tuple[Tensor, Tensor]]:
     except (OSError, ValueError) as error:
         if run.step and processes.count() == 1:
             run.save(folder / "checkpoints")
-        raise type(error)(f"{error}{kept_words(folder)}") from None
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"{error}{kept_words(folder)}") from None
 
 
 def save(run: Run, folder: Path, log: "Log", wish: int) -> float:
