@@ -1,14 +1,15 @@
 """In how many parts a training step must be computed to fit into memory, by trial (gradient accumulation)."""
 
 import dataclasses
-import multiprocessing
+import json
+import subprocess
 import sys
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from facelib import freed_memory
+from facelib import ROOT, freed_memory
 from facelib.embedder import SIZE, create_model
 from facelib.run_state import Run, create_head
 from facelib.training_config import Config
@@ -45,25 +46,27 @@ def fits(run: Run, images: int, parts: int) -> bool:
     has left.
     """
     config = dataclasses.replace(run.config, accumulate=2, batch_size=2 * -(-images // parts), workers=0)
-    arguments = (config, images, len(run.dataset.identities), run.device, run.precision, run.memory_format)
-    trial = multiprocessing.get_context("spawn").Process(target=make_steps, args=arguments)
-    trial.start()
-    trial.join()
-    return trial.exitcode == 0
+    of = [dataclasses.asdict(config), images, len(run.dataset.identities), run.device, run.precision, run.memory_format]
+    command = [sys.executable, "-m", "facelib.accumulation_trial", json.dumps(of)]
+    return subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL).returncode == 0
 
 
 def make_steps(config: Config, images: int, identities: int, device: str, precision: str, layout: str) -> None:
-    """Ends the process with 1 where they fail, without a traceback."""
+    """Raises RuntimeError or MemoryError where they do not fit."""
     if device == "cpu":
         freed_memory.keep()  # as in the run
-    try:
-        _besides = torch.empty(BESIDES if device == "cpu" else 0, dtype=torch.uint8)
-        faces = Blank(config.batch_size, identities)
-        backbone, head = create_model(config.backbone, config.embedding_size), create_head(config, identities)
-        run = Run(config, faces, "", backbone, head, device, precision, layout)
-        _whole_batch = torch.zeros(images, 3, SIZE, SIZE, dtype=torch.uint8, device=device)
-        for _ in range(2):  # from the second one on there is what the optimizer keeps
-            for batch in run.loader:
-                run.train_step(*batch)
-    except (RuntimeError, ValueError, MemoryError):
-        sys.exit(1)
+    _besides = torch.empty(BESIDES if device == "cpu" else 0, dtype=torch.uint8)
+    faces = Blank(config.batch_size, identities)
+    backbone, head = create_model(config.backbone, config.embedding_size), create_head(config, identities)
+    run = Run(config, faces, "", backbone, head, device, precision, layout)
+    _whole_batch = torch.zeros(images, 3, SIZE, SIZE, dtype=torch.uint8, device=device)
+    for _ in range(2):  # from the second one on there is what the optimizer keeps
+        for batch in run.loader:
+            run.train_step(*batch)
+
+
+if __name__ == "__main__":
+    import facelib.train  # noqa: F401  what a run has imported takes memory too
+
+    config, *others = json.loads(sys.argv[1])
+    make_steps(Config(**config), *others)

@@ -14,6 +14,15 @@ class Preempted(BaseException):
     """
 
 
+def preempt(message: str) -> Callable:
+    """A handler of SIGTERM that ends at once what is being done, with this message."""
+
+    def handler(*_) -> None:
+        raise Preempted(message)
+
+    return handler
+
+
 @contextlib.contextmanager
 def on_sigterm(handler: Callable) -> Iterator[None]:
     """A SIGTERM calls the handler and ends nothing by itself, where signals can be handled: in the main thread."""

@@ -42,7 +42,7 @@ from facelib.embedder import choose_device, create_model
 from facelib.landmarks import OWN, find_landmarks
 from facelib.output import save_tensors, unfinished_folder, write_json
 from facelib.precision import precision_of
-from facelib.preemption import PREEMPTED, Preempted, on_sigterm
+from facelib.preemption import PREEMPTED, Preempted, on_sigterm, preempt
 from facelib.run_state import COLUMNS, Run, check_same, create_head
 from facelib.training_config import Config
 from facelib.validation import Validation
@@ -67,12 +67,8 @@ def train(config: Config) -> dict:
     config.check()
     if config.processes > 1 and not processes.launched():
         return train_in_processes(config)
-
-    def preempted(*_) -> None:
-        raise Preempted(f"{config.output}: ended by SIGTERM. The same command goes on.")
-
     try:
-        with on_sigterm(preempted):
+        with on_sigterm(preempt(f"{config.output}: ended by SIGTERM. The same command goes on.")):
             return train_here(config, processes.join(choose_device(config.device)))
     except RuntimeError as error:
         if out_of_memory(error):
@@ -342,13 +338,8 @@ class Log:
         if self.writer is not None:
             run = self.run
             backbone = run.backbone if run.average is None else run.average.module
-
-            def preempted(*_) -> None:
-                raise Preempted(
-                    f"{run.config.output}: ended by SIGTERM after step {run.step}. The same command goes on."
-                )
-
-            with on_sigterm(preempted):
+            ended = f"{run.config.output}: ended by SIGTERM after step {run.step}. The same command goes on."
+            with on_sigterm(preempt(ended)):
                 measures = validation.measure(backbone, run.config.backbone)
             append_row(self.folder / "validation.csv", {"epoch": epoch} | measures)
             for name, value in measures.items():
