@@ -149,6 +149,10 @@ pack: $(ENVIRONMENT)  ## one memory-mapped file of aligned crops: make pack SOUR
 bench: $(ENVIRONMENT)  ## how fast data is loaded and backbones are trained, against the plain ways; the report then tells it
 	$(BIN)/python -m facelib.bench $(DATA)
 
+.PHONY: gpu-kit
+gpu-kit: $(ENVIRONMENT)  ## what a machine with a GPU and no network needs for benchmarks/README.md, in build/gpu-kit [WHEELS=1]
+	$(BIN)/python -m benchmarks.gpu.kit build/gpu-kit --data $(DATA) --profile "$(PROFILE)" $(if $(filter-out 0 no false,$(WHEELS)),--wheels)
+
 .PHONY: export
 export: $(ENVIRONMENT)  ## a run as ONNX and safetensors, with a model card: make export RUN=build/mine TARGET=models/mine [RESULTS=build/verified]
 	@test -n "$(RUN)" -a -n "$(TARGET)" || { echo 'Which run, and where to? make export RUN=build/mine TARGET=models/mine'; exit 1; }

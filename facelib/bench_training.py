@@ -76,13 +76,14 @@ def table(found: dict) -> str:
     return "\n".join(lines)
 
 
-def plain_loop(backbone: nn.Module, batches: Callable, identities: int) -> Iterator[int]:
+def plain_loop(backbone: nn.Module, batches: Callable, identities: int, device: str = "cpu") -> Iterator[int]:
     """One step after the other as everyone writes them; yields each one's images."""
-    weight = nn.Parameter(torch.randn(identities, 512) / 100)
+    backbone.to(device)
+    weight = nn.Parameter(torch.randn(identities, 512, device=device) / 100)
     optimizer = torch.optim.SGD([*backbone.parameters(), weight], 0.01, momentum=0.9, weight_decay=5e-4)
     while True:
         for images, labels in batches():
-            loss = straightforward(backbone(images), weight, labels)
+            loss = straightforward(backbone(images.to(device)), weight, labels.to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -28,11 +28,11 @@ def launched() -> bool:
 
 
 def join(device: str) -> str:
-    """Join the processes that torchrun has started, if it has. Returns this process's device: each has its GPU."""
+    """Join the processes that torchrun has started, if it has. Returns this process's device: each has its GPU, while there are."""
     if not launched():
         return device
     if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device != "cpu" else "gloo", timeout=PATIENCE)
     return device

@@ -215,7 +215,7 @@ def grid_runs(profile: dict) -> dict[str, dict]:
     for role in ("light", "heavy"):
         for ratio in profile["ratios"]:
             run, parameters = f"{profile[role]}-r{ratio:g}", {"backbone": profile[role], "ratio": ratio}
-            found[run] = parameters | profile["train"]
+            found[run] = parameters | profile["train"] | profile.get("recipes", {}).get(role, {})
             for seed in profile.get("more_seeds", {}).get(role, []):
                 found[f"{run}{SEED}{seed}"] = found[run] | {"seed": seed}
     return found

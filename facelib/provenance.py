@@ -36,12 +36,20 @@ def machine(device: str = "cpu") -> str:
     return f"{processor}, {os.cpu_count()} cores, {memory:.0f} GiB{gpu}"
 
 
+def installed(package: str) -> str | None:
+    """The version of a package, or None where it is missing: a machine that only trains needs no detector."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def environment(device: str = "cpu") -> dict:
     """What a run's environment.json holds."""
     return {
         "commit": commit(),
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {name: version for name in PACKAGES if (version := installed(name))},
         "machine": machine(device),
         "device": device,
     }

@@ -64,7 +64,8 @@ class Run:
         )
         self.model = self.backbone  # as it is called
         if processes.count() > 1:
-            self.model = DistributedDataParallel(self.backbone, forward_sync_buffers=not config.sync_batch_norm)
+            self.model = DistributedDataParallel(self.backbone)
+            self.model.broadcast_buffers = not config.sync_batch_norm  # PyTorch before 2.14 has no argument of its name
             self.model.register_comm_hook(None, sum_over_processes)
         if config.compile:
             self.model = torch.compile(self.model)

@@ -240,15 +240,20 @@ def verify(
         if embedder.declaration is not None and not stored:  # whose file tells no person by name
             found["colour_order"] = colour_order.check(embedder, dataset, listed.genuine)
             colour_order.warn(embedder, found["colour_order"])
-        pairs_of = {"genuine": listed.genuine, "fold": listed.fold, "first": listed.first, "second": listed.second}
-        np.savez_compressed(folder / "scores.npz", score=scores, **pairs_of)
         asked = {"model": str(model), "lfw": str(lfw), "images": images.name, "seed": seed}
         asked |= dataclasses.asdict(protocol)
-        write_json(folder / "parameters.json", asked)
         environment |= {"data": fingerprint(images, dataset.images), "model": model_fingerprint(embedder)}
-        write_json(folder / "environment.json", environment)
-        write_json(folder / "metrics.json", found)
+        write(folder, scores, listed, asked, found, environment)
     return found
+
+
+def write(folder: Path, scores: np.ndarray, pairs: Pairs, asked: dict, found: dict, environment: dict) -> None:
+    """The files of a verification: scores and pairs, what was asked for, what was found and where."""
+    pairs_of = {"genuine": pairs.genuine, "fold": pairs.fold, "first": pairs.first, "second": pairs.second}
+    np.savez_compressed(folder / "scores.npz", score=scores, **pairs_of)
+    write_json(folder / "parameters.json", asked)
+    write_json(folder / "environment.json", environment)
+    write_json(folder / "metrics.json", found)
 
 
 def check_kinds(pairs: Pairs, name: str | Path) -> None:

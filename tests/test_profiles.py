@@ -87,9 +87,10 @@ def test_a_profile_leaves_no_part_of_its_recipe_to_the_notebooks_defaults(name):
     # The notebook's are for a look at synthetic faces; facelib.train's own are ArcFace's.
     declared = declared_parameters(ROOT / "notebooks" / "train.ipynb")
     of_a_run = ("data", "output", "backbone", "ratio")
-    for field in dataclasses.fields(Config):
-        if field.name not in (*of_a_run, *PROFILES[name]["train"]):
-            assert declared[field.name][1] == field.default, f"[{name}.train] should say {field.name}"
+    for recipe in profiles.grid_runs(PROFILES[name]).values():
+        for field in dataclasses.fields(Config):
+            if field.name not in (*of_a_run, *recipe):
+                assert declared[field.name][1] == field.default, f"[{name}.train] should say {field.name}"
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -252,7 +253,7 @@ def test_prose_and_outputs_are_no_part_of_a_notebooks_code(tmp_path):
 
 def test_an_unknown_profile_and_missing_data_are_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    with pytest.raises(ValueError, match="PROFILE=smal is unknown.*demo, small, paper"):
+    with pytest.raises(ValueError, match="PROFILE=smal is unknown.*demo, small, gpu, paper"):
         profiles.main(str(tmp_path), "smal")
     put(tmp_path, "celebs/a/1.jpg", "lfw/pairs.txt")
     with pytest.raises(ValueError, match=r"PROFILE=small needs training images in .*/celeb/.*holds: celebs, lfw"):

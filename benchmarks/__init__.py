@@ -1,0 +1,1 @@
+"""Checks and timings of facelib that are no part of a report."""
