@@ -182,5 +182,5 @@ clean:  ## delete everything computed (build, figures, PDF), but not the environ
 .PHONY: help
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 16
-	@echo 'PROFILE=demo|small|paper chooses what is computed, DATA=folder where data is (default: data),'
+	@echo 'PROFILE=demo|small|gpu|paper chooses what is computed, DATA=folder where data is (default: data),'
 	@echo 'LAUNCH="srun --gpus=1" what comes before each notebook run: make -j8 report LAUNCH=... on a cluster.'

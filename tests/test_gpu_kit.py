@@ -91,7 +91,7 @@ def test_faces_on_the_device_come_in_the_loaders_batches(toy):
     there = faces.TrainingFaces(toy[0] / "faces-1", "cpu")
     loader = data.Loader(data.Share(there, 0.5), 16, shuffle=True, seed=3)
     records = data.Loader(data.Share(data.RecordIO(toy[0] / "faces-1"), 0.5), 16, shuffle=True, seed=3)
-    for (images, labels), (truth, numbers) in zip(faces.OnDevice(loader, "cpu"), records, strict=True):
+    for (images, labels), (truth, numbers) in zip(faces.OnDevice(loader), records, strict=True):
         assert torch.equal(images, truth) and torch.equal(labels, numbers)
 
 

@@ -5,7 +5,7 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.gpu.faces import LfwCrops, TrainingFaces, join
@@ -27,12 +27,19 @@ class Bench:
         self.records = work / "faces"  # the training faces as RecordIO
         out.mkdir(parents=True, exist_ok=True)
         join(kit, self.records)
-        self.faces, self.lfw = TrainingFaces(self.records, self.device), LfwCrops(kit / "lfw")
+        with self.aside():
+            self.faces, self.lfw = TrainingFaces(self.records, self.device), LfwCrops(kit / "lfw")
         self.say(f"{self.environment['machine']}: {len(self.faces)} training faces, {len(self.lfw.pairs)} pairs")
 
     def left(self) -> float:
         """Seconds."""
         return self.until - time.monotonic()
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Bars and warnings go into OUT/stderr.txt."""
+        with (self.out / "stderr.txt").open("a") as said, contextlib.redirect_stderr(said):
+            yield
 
     def say(self, line: str) -> None:
         line = f"{time.monotonic() - self.began:4.0f} s  {line}"
@@ -45,7 +52,7 @@ class Bench:
         try:
             if self.left() < seconds:
                 raise TimeoutError("no time was left")
-            with (self.out / "stderr.txt").open("a") as said, contextlib.redirect_stderr(said):  # bars and warnings
+            with self.aside():
                 found = call(self)
         except TimeoutError as error:
             found = {"left out": str(error)}

@@ -1,7 +1,7 @@
 """A kit's faces, decoded once: the training faces stay on the device, uint8."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from facelib.data import RecordIO, read_pairs
+from facelib.data import Loader, RecordIO, read_pairs
 
 
 def join(kit: Path, folder: Path) -> None:
@@ -29,8 +29,8 @@ def pixels(dataset: Dataset) -> Tensor:
     return torch.cat([torch.stack([image for image, _ in dataset.__getitems__(part.tolist())]) for part in parts])
 
 
-class TrainingFaces(Dataset):
-    """What facelib.data.Share takes a share of, on the device."""
+class TrainingFaces:
+    """What facelib.data.Share takes a share of, its pixels on the device."""
 
     def __init__(self, folder: Path, device: str):
         records = RecordIO(folder)
@@ -40,23 +40,25 @@ class TrainingFaces(Dataset):
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def __getitems__(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        return self.pixels[torch.as_tensor(indices, device=self.pixels.device)], self.labels[indices]
-
 
 class OnDevice:
-    """A facelib Loader's batches in the same order, gathered on the device."""
+    """The batches of a facelib Loader of a Share of TrainingFaces, gathered on the device, which is not waited for."""
 
-    def __init__(self, loader, device: str):
-        self.share, self.order, self.device = loader.batches.dataset, loader.order, device
+    def __init__(self, loader: Loader):
+        share = loader.batches.dataset
+        self.order, self.pixels = loader.order, share.faces.pixels
+        self.index = torch.from_numpy(share.index).to(self.pixels.device)
+        self.labels = share.labels.to(self.pixels.device)
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.order:
-            images, labels = self.share.__getitems__(batch)
-            yield images, labels.to(self.device)
+        return map(self.gather, self.order)
+
+    def gather(self, batch: Sequence[int]) -> tuple[Tensor, Tensor]:
+        where = torch.as_tensor(batch).to(self.pixels.device, non_blocking=True)
+        return self.pixels[self.index[where]], self.labels[where]
 
 
 class LfwCrops(Dataset):

@@ -1,5 +1,6 @@
 """Fast? Images a second, data included, and what the loss at many identities takes; all against the plain ways."""
 
+import gc
 import itertools
 import os
 import time
@@ -22,7 +23,6 @@ from facelib.run_state import Run
 from facelib.training_config import Config
 
 SECONDS = 1.5  # that is measured, after the first steps, which build what the others use
-
 FLIP = transforms.RandomHorizontalFlip()
 
 
@@ -42,36 +42,31 @@ def now(device: str) -> float:
     return time.perf_counter()
 
 
-def memory(device: str) -> dict:
-    return {} if device == "cpu" else {"peak_memory": torch.cuda.max_memory_allocated()}
-
-
 def steps(run: Run) -> Iterator[int]:
     for images, labels in itertools.chain.from_iterable(itertools.repeat(run.loader)):
         run.train_step(images, labels)
         yield len(images)
 
 
-def gpu_busy(run: Run) -> dict:
-    """The share of ten steps' time in which a kernel runs, by PyTorch's profiler."""
-    if run.device == "cpu":
-        return {}
-    counts, began = steps(run), now(run.device)
+def gpu_busy(backbone: str, batch: int, bench: Bench) -> dict:
+    """The share of ten steps' time in which a kernel runs, by PyTorch's profiler, in bf16 and channels last."""
+    run = begin(bench.faces, Config("", "", backbone=backbone, batch_size=batch, precision="bf16"), bench.device)
+    counts = steps(run)
+    per_second(counts, bench.device)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        [next(counts) for _ in range(10)]
-        seconds = now(run.device) - began
+        began = now(bench.device)
+        for _ in range(10):
+            next(counts)
+        seconds = now(bench.device) - began
     return {"gpu_busy": sum(event.self_device_time_total for event in profile.key_averages()) / 1e6 / seconds}
 
 
 def training(backbone: str, batch: int, precision: str, layout: str, compiled: bool, bench: Bench) -> dict:
     shape = {"batch_size": batch, "precision": precision, "memory_format": layout, "compile": compiled}
     torch.compiler.reset()
-    run, began = (
-        begin(bench.faces, Config("", "", backbone=backbone, epochs=10**6, **shape), bench.device),
-        time.perf_counter(),
-    )
-    speed = per_second(steps(run), bench.device)
-    known = {"of": {"backbone": backbone} | shape, "images_per_second": speed} | memory(bench.device) | gpu_busy(run)
+    run = begin(bench.faces, Config("", "", backbone=backbone, epochs=10**6, **shape), bench.device)
+    began, speed = time.perf_counter(), per_second(steps(run), bench.device)
+    known = {"of": {"backbone": backbone} | shape, "images_per_second": speed}
     return known | ({"seconds_to_compile": time.perf_counter() - began - SECONDS} if compiled else {})
 
 
@@ -86,16 +81,13 @@ def plain_training(backbone: str, batch: int, bench: Bench) -> dict:
     faces, options = RecordIO(bench.records), {"num_workers": os.cpu_count(), "collate_fn": plain_batch}
     batches = partial(DataLoader, faces, batch, shuffle=True, drop_last=True, **options)
     counts = plain_loop(create_model(backbone), batches, len(faces.identities), bench.device)
-    return {"images_per_second": per_second(counts, bench.device)} | memory(bench.device)
+    return {"images_per_second": per_second(counts, bench.device)}
 
 
 def head(identities: int, batch: int, plain: bool, bench: Bench) -> dict:
     """Images a second through the loss, forward and backward."""
-    loss = ArcFace(512, identities).to(bench.device)
-    x, labels = (
-        torch.randn(batch, 512, device=bench.device),
-        torch.randint(0, identities, (batch,), device=bench.device),
-    )
+    loss, x = ArcFace(512, identities).to(bench.device), torch.randn(batch, 512, device=bench.device)
+    labels = torch.randint(0, identities, (batch,), device=bench.device)
 
     def counts() -> Iterator[int]:
         while True:
@@ -104,22 +96,30 @@ def head(identities: int, batch: int, plain: bool, bench: Bench) -> dict:
             (straightforward(mine, loss.weight, labels) if plain else loss(mine, labels)).backward()
             yield batch
 
-    return {"images_per_second": per_second(counts(), bench.device)} | memory(bench.device)
+    return {"images_per_second": per_second(counts(), bench.device)}
 
 
 def loading(packed: bool, batch: int, bench: Bench) -> dict:
     """The loader to the device, from RecordIO, which all cores decode, or from a pack."""
     faces = RecordIO(bench.records)
     if packed:
-        pack(
-            Share(faces, min(1.0, 10_000 / len(faces)), keep_one=True),
-            bench.work / "faces.pack",
-            workers=os.cpu_count(),
-        )
+        some = Share(faces, min(1.0, 10_000 / len(faces)), keep_one=True)
+        pack(some, bench.work / "faces.pack", workers=os.cpu_count())
         faces = Pack(bench.work / "faces.pack")
     loader = Loader(faces, batch, bench.device, shuffle=True, workers=0 if packed else os.cpu_count())
     counts = (len(images) for images, _ in itertools.chain.from_iterable(itertools.repeat(loader)))
     return {"images_per_second": per_second(counts, bench.device)}
+
+
+def with_memory(call: Callable, bench: Bench) -> dict:
+    """What the call returns, and on a GPU the most memory that it took."""
+    if bench.device == "cpu":
+        return call(bench)
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    return call(bench) | {"peak_memory": torch.cuda.max_memory_allocated() - before}
 
 
 def measurements(bench: Bench) -> dict[str, tuple[float, Callable]]:
@@ -140,7 +140,11 @@ def measurements(bench: Bench) -> dict[str, tuple[float, Callable]]:
 
     found = trainings(small, False)
     found |= {f"{name}, batch {small}, plain": (8, partial(plain_training, name, small)) for name in both}
+    found |= {
+        f"{name}, batch {small}, GPU busy": (5, partial(gpu_busy, name, small)) for name in both if device != "cpu"
+    }
     sides = ((many, True), (many, False), (most, False))
     found |= {f"loss of {n} identities{', plain' * p}": (4, partial(head, n, large, p)) for n, p in sides}
     found |= {f"loading {'a pack' if p else 'RecordIO'}": (8, partial(loading, p, small)) for p in (False, True)}
-    return found | trainings(small, True, ["bf16"], ["channels_last"]) | trainings(large, False)
+    found |= trainings(small, True, ["bf16"], ["channels_last"]) | trainings(large, False)
+    return {name: (seconds, partial(with_memory, call)) for name, (seconds, call) in found.items()}

@@ -44,7 +44,7 @@ def begin(faces: TrainingFaces, config: Config, device: str) -> Run:
     head, precision = create_head(config, len(share.identities)), precision_of(config.precision, device)
     layout = "channels_last" if config.memory_format == "auto" else config.memory_format
     run = Run(config, share, "", backbone, head, device, precision, layout)
-    run.loader = OnDevice(run.loader, device)
+    run.loader = OnDevice(run.loader)
     return run
 
 

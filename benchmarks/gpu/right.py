@@ -18,6 +18,7 @@ import yaml
 from torch import Tensor
 
 from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.faces import OnDevice
 from benchmarks.gpu.grid import begin
 from facelib import ROOT, verification
 from facelib.bench_head import straightforward
@@ -28,7 +29,6 @@ from facelib.losses import ArcFace, Softmax
 from facelib.pretrained import load_embedder
 from facelib.protocol import Protocol
 from facelib.training_config import Config
-
 
 PRECISIONS = {"float32": 0.01, "fp16": 0.1, "bf16": 0.5}  # how far a step's changes may be off
 
@@ -65,7 +65,7 @@ def change(bench: Bench, backbone: str, device: str, precision: str) -> list[Ten
     run.scaler = torch.amp.GradScaler(device, init_scale=256.0, enabled=precision == "fp16")
     weights = [*run.backbone.parameters(), *run.head.parameters()]
     before = [weight.detach().clone() for weight in weights]
-    images, labels = run.dataset.__getitems__([*range(16)])
+    images, labels = run.loader.gather([*range(16)])
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         run.train_step(images.to(device), labels.to(device))
     return [new.detach() - old for new, old in zip(weights, before)]
@@ -81,7 +81,7 @@ def batch(bench: Bench) -> tuple[float, float]:
     """A batch of facelib's loader, mirrored and scaled on the device, to the same on the CPU."""
     loader = Loader(RecordIO(bench.records), 64, bench.device, shuffle=True, workers=2)
     images, labels = next(iter(loader))
-    truth, numbers = Share(bench.faces).__getitems__(next(loader.order.batches(0)))
+    truth, numbers = OnDevice(Loader(Share(bench.faces), 64, shuffle=True)).gather(next(loader.order.batches(0)))
     if labels.tolist() != numbers.tolist():
         raise ValueError("the labels are others")
     which = torch.arange(len(images)) % 3 == 0
