@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.gpu import faces, kit
+from benchmarks.gpu import bench as bench_
+from benchmarks.gpu import faces, fast, grid, kit
+from benchmarks.gpu.__main__ import read_kit
+from benchmarks.gpu.bench import Bench
 from facelib import ROOT, data, profiles, synthetic
 from facelib.models import create_model
 from facelib.results import load_results
@@ -138,14 +140,81 @@ def test_what_is_right_is_told_with_its_error_and_its_bound(tmp_path, toy):
     assert all(f"right: {name}: error" in said for name in found)
 
 
-def test_what_there_is_no_time_for_is_left_out_and_named(tmp_path, toy):
-    run(toy[0], tmp_path, "--parts", "fast", "--minutes", "0.7")
-    found = json.loads((tmp_path / "fast.json").read_text())
-    assert found["iresnet18_025, batch 8, bf16, channels_last"]["images_per_second"] > 0
-    assert found["iresnet18_025, batch 8, bf16, channels_last, compiled"] == {"left out": "no time was left"}
-    run(toy[0], tmp_path, "--parts", "grid", "--minutes", "0.3")
-    assert {"left out": "no time was left"} in json.loads((tmp_path / "grid.json").read_text()).values()
-    assert not (tmp_path / "runs-1.zip").exists()
+@pytest.fixture
+def bench(toy, tmp_path) -> Bench:
+    (tmp_path / "work").mkdir()
+    made = Bench(toy[0], read_kit(toy[0]), tmp_path / "out", tmp_path / "work", "cpu")
+    made.until = time.monotonic() + 600
+    return made
+
+
+def test_every_kind_of_speed_is_measured(bench, monkeypatch):
+    monkeypatch.setattr(fast, "SECONDS", 0.1)
+    todo = fast.measurements(bench)
+    kinds = [
+        "bf16, channels_last",
+        "plain",
+        "loss of 1000 identities, plain",
+        "loss of 1000 identities",
+        "RecordIO",
+        "pack",
+    ]
+    for kind in kinds:
+        name = next(name for name in todo if name.endswith(kind))
+        bench.measure("fast", name, *todo[name])
+    found = json.loads((bench.out / "fast.json").read_text())
+    assert found.pop("environment")["commit"] == bench.about["commit"]
+    assert len(found) == len(kinds) and all(one["images_per_second"] > 0 for one in found.values()), found
+    compiled = [name for name in todo if name.endswith("compiled")]
+    assert len(compiled) == 2 and all(todo[name][0] == 60 for name in compiled)
+
+
+def test_the_formats_taken_are_those_in_which_the_run_is_through_first():
+    """1,000 images: at 100 a second 10 s; at 1,000 a second 1 s and two compilations of 4 s; of 5 s they do not pay."""
+    eager = {
+        "of": {"backbone": "a", "batch_size": 8, "precision": "bf16", "memory_format": "contiguous", "compile": False}
+    }
+    eager["images_per_second"] = 100.0
+    compiled = {"of": eager["of"] | {"compile": True}, "images_per_second": 1000.0, "seconds_to_compile": 4.0}
+    other = {"of": eager["of"] | {"batch_size": 16}, "images_per_second": 1e6}
+    formats, seconds = grid.soonest({"1": eager, "2": compiled, "3": other, "4": {"failed": "why"}}, "a", 8, 1000)
+    assert formats == {"precision": "bf16", "memory_format": "contiguous", "compile": True} and seconds == 9.0
+    assert grid.soonest({"1": eager, "2": compiled | {"seconds_to_compile": 5.0}}, "a", 8, 1000)[0]["compile"] is False
+    assert grid.soonest({}, "a", 8, 1000) == ({}, 0.0)
+
+
+def test_what_fails_and_what_there_is_no_time_for_is_written_down_and_the_rest_goes_on(bench):
+    bench.measure("right", "broken", 0, lambda bench: 1 / 0)
+    bench.measure("right", "long", 601, lambda bench: {"never": "called"})
+    bench.measure("right", "good", 0, lambda bench: {"error": 0.0})
+    found = json.loads((bench.out / "right.json").read_text())
+    del found["environment"]
+    broken = {"failed": "ZeroDivisionError: division by zero"}
+    assert found == {"broken": broken, "long": {"left out": "no time was left"}, "good": {"error": 0.0}}
+
+
+def test_a_run_that_is_not_through_in_time_is_stopped_and_tells_its_step(bench):
+    bench.until = time.monotonic() + 1
+    (_, call), *_ = grid.runs(bench, dict.fromkeys((PROFILE["heavy"], PROFILE["light"]), {"epochs": 5000})).values()
+    with pytest.raises(TimeoutError, match="time was up after step [0-9]+ of 35000"):
+        call(bench)
+    assert not (bench.out / "runs-1.zip").exists()
+
+
+def test_an_archive_that_would_be_too_large_is_followed_by_another(bench, monkeypatch):
+    monkeypatch.setattr(bench_, "LARGEST", 3000)
+    contents = {f"train/{k}/log.csv": np.random.default_rng(k).bytes(1200) for k in range(5)}
+    for name, content in contents.items():
+        bench.keep({name: content})
+    archives = sorted(bench.out.glob("runs-*.zip"))
+    assert len(archives) == 3 and all(file.stat().st_size <= 3000 for file in archives)
+    assert dict(item for file in archives for item in bench_.unzipped(file).items()) == contents
+
+
+@pytest.mark.parametrize("words", ["epochs", "epochs=two", "epoch=2"])
+def test_a_recipe_that_can_not_be_is_refused_by_its_word(words):
+    with pytest.raises(ValueError, match=f"'{words}' is no parameter=value"):
+        grid.recipe(f"learning_rate=0.1 {words}")
 
 
 def test_the_runs_are_those_that_the_report_takes(tmp_path, toy, monkeypatch):
@@ -189,10 +258,3 @@ def test_another_recipe_is_written_down_and_a_run_that_is_killed_leaves_those_be
     said = run(toy[0], tmp_path, "--parts", "grid", "--minutes", "4")  # the same OUT again: what is there stays
     assert "grid: iresnet18_025-r1:" not in said and "grid: mobilenetv3_small_050-r0.5:" in said
     assert found.items() <= runs_in(tmp_path).items()
-
-
-def test_a_run_that_would_not_be_through_in_time_is_stopped_and_told(tmp_path, toy):
-    run(toy[0], tmp_path, "--parts", "grid", "--minutes", "0.6", "--heavy", "epochs=5000", "--light", "epochs=5000")
-    found = json.loads((tmp_path / "grid.json").read_text())
-    assert found["iresnet18_025-r1"]["left out"].startswith("time was up after step ")
-    assert not os.path.exists(tmp_path / "runs-1.zip")

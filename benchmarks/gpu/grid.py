@@ -75,7 +75,7 @@ def runs(bench: Bench, recipes: dict[str, dict]) -> dict[str, tuple[float, Calla
 
 
 def train_and_verify(name: str, config: Config, bench: Bench) -> dict:
-    """Keep the files of a run and of its verifications, by their paths in build/<profile>; return the accuracies.
+    """Keep the files of a run and of its verifications, by their paths in build/<profile>; return the measures.
 
     Raises TimeoutError, telling the step, if the run is not through at bench.until.
     """
@@ -111,7 +111,7 @@ def train_and_verify(name: str, config: Config, bench: Bench) -> dict:
             verified.mkdir(parents=True)
             asked |= dataclasses.asdict(protocol)
             verification.write(verified, scores, bench.lfw.pairs, asked, measures, environment)
-            found[f"AUC, {light} light"] = measures["auc"]
+            found |= {f"{name}, {light} light": measures[name] for name in ("accuracy", "auc") if name in measures}
         kept = [file for place in ("train", "verify") for file in (root / place).rglob("*") if file.is_file()]
         bench.keep({str(file.relative_to(root)): file.read_bytes() for file in kept})
         return found | {"images_per_second": run.metrics()["images_per_second"], "seconds": time.monotonic() - began}
