@@ -62,9 +62,10 @@ def imports(code: str) -> set[str]:
 
 
 def test_all_that_is_imported_is_a_dependency():
-    code = [file.read_text() for folder in ("facelib", "tests") for file in (ROOT / folder).glob("*.py")]
+    folders = ("facelib", "benchmarks", "tests")
+    code = [file.read_text() for folder in folders for file in (ROOT / folder).rglob("*.py")]
     code += [profiles.code_of(file) for file in (ROOT / "notebooks").glob("*.ipynb")]
-    imported = set().union(*map(imports, code)) - set(sys.stdlib_module_names) - {"facelib", "lock"}
+    imported = set().union(*map(imports, code)) - set(sys.stdlib_module_names) - {"facelib", "benchmarks", "lock"}
     imported -= {file.stem for file in (ROOT / "tests").glob("*.py")}
     assert {"torch", "onnx", "seaborn"} <= imported
     distributions = metadata.packages_distributions()

@@ -194,7 +194,7 @@ def test_what_fails_and_what_there_is_no_time_for_is_written_down_and_the_rest_g
 
 
 def test_a_run_that_is_not_through_in_time_is_stopped_and_tells_its_step(bench):
-    bench.until = time.monotonic() + 1
+    bench.until = time.monotonic() + grid.VERIFYING + 1
     (_, call), *_ = grid.runs(bench, dict.fromkeys((PROFILE["heavy"], PROFILE["light"]), {"epochs": 5000})).values()
     with pytest.raises(TimeoutError, match="time was up after step [0-9]+ of 35000"):
         call(bench)
@@ -215,6 +215,13 @@ def test_an_archive_that_would_be_too_large_is_followed_by_another(bench, monkey
 def test_a_recipe_that_can_not_be_is_refused_by_its_word(words):
     with pytest.raises(ValueError, match=f"'{words}' is no parameter=value"):
         grid.recipe(f"learning_rate=0.1 {words}")
+
+
+def test_a_recipe_out_of_range_is_told_before_anything_is_measured(tmp_path, toy):
+    words = ("--light", "learning_rate=-1")
+    done = subprocess.run(command(toy[0], tmp_path, *words), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.strip() == "learning_rate must be above 0, found -1.0"
+    assert not (tmp_path / "right.json").exists()
 
 
 def test_the_runs_are_those_that_the_report_takes(tmp_path, toy, monkeypatch):

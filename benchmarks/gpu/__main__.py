@@ -64,6 +64,7 @@ def main() -> None:
 
         recipes = {about["plan"]["heavy"]: grid.recipe(asked.heavy), about["plan"]["light"]: grid.recipe(asked.light)}
         bench = Bench(asked.kit, about, asked.out, Path(work), asked.device)
+        grid.runs(bench, recipes)  # a recipe that can't be is told now
         # A part's names -> the seconds that it needs and what to call; the grid's when it is known what is fast.
         parts = {"right": right.checks, "fast": fast.measurements, "grid": lambda bench: grid.runs(bench, recipes)}
         for part in asked.parts:

@@ -61,7 +61,10 @@ def recipe(words: str) -> dict:
 
 
 def runs(bench: Bench, recipes: dict[str, dict]) -> dict[str, tuple[float, Callable]]:
-    """The runs that OUT lacks in the order of `order`, by name: the seconds that each may need and what to call."""
+    """The runs that OUT lacks in the order of `order`, by name: the seconds that each may need and what to call.
+
+    Raises ValueError, naming the parameter, for a recipe that can't be trained by.
+    """
     plan, speeds, found = bench.about["plan"], bench.measured.get("fast", {}), {}
     there = {file for archive in bench.archives for file in archive}
     planned = {name: run for name, run in plan["runs"].items() if run["notebook"] == "train"}
@@ -70,7 +73,9 @@ def runs(bench: Bench, recipes: dict[str, dict]) -> dict[str, tuple[float, Calla
         given = planned[name]["parameters"] | recipes[planned[name]["parameters"]["backbone"]]
         images = len(Share(bench.faces, given["ratio"], given.get("seed", 0))) * given["epochs"]
         formats, seconds = soonest(speeds, given["backbone"], given["batch_size"], images)
-        found[name] = seconds + VERIFYING, partial(train_and_verify, name, Config(**formats | given))
+        config = Config(**formats | given)
+        config.check()
+        found[name] = seconds + VERIFYING, partial(train_and_verify, name, config)
     return found
 
 
@@ -81,7 +86,7 @@ def train_and_verify(name: str, config: Config, bench: Bench) -> dict:
     """
     about, environment = bench.about, bench.environment | {"data": fingerprint_of(bench.records)}
     run, stop, began = begin(bench.faces, config, bench.device), threading.Event(), time.monotonic()
-    timer = threading.Timer(max(0, bench.left()), stop.set)
+    timer = threading.Timer(max(0, bench.left() - VERIFYING), stop.set)
     timer.start()
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -111,7 +116,7 @@ def train_and_verify(name: str, config: Config, bench: Bench) -> dict:
             verified.mkdir(parents=True)
             asked |= dataclasses.asdict(protocol)
             verification.write(verified, scores, bench.lfw.pairs, asked, measures, environment)
-            found |= {f"{name}, {light} light": measures[name] for name in ("accuracy", "auc") if name in measures}
+            found |= {f"{key}, {light} light": measures[key] for key in ("accuracy", "auc") if key in measures}
         kept = [file for place in ("train", "verify") for file in (root / place).rglob("*") if file.is_file()]
         bench.keep({str(file.relative_to(root)): file.read_bytes() for file in kept})
         return found | {"images_per_second": run.metrics()["images_per_second"], "seconds": time.monotonic() - began}
