@@ -220,7 +220,7 @@ def test_a_recipe_that_can_not_be_is_refused_by_its_word(words):
 def test_a_recipe_out_of_range_is_told_before_anything_is_measured(tmp_path, toy):
     words = ("--light", "learning_rate=-1")
     done = subprocess.run(command(toy[0], tmp_path, *words), cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and done.stderr.strip() == "learning_rate must be above 0, found -1.0"
+    assert done.returncode == 1 and done.stderr.endswith("\nlearning_rate must be above 0, found -1.0\n")
     assert not (tmp_path / "right.json").exists()
 
 
