@@ -45,8 +45,14 @@ def toy(tmp_path_factory) -> tuple[Path, dict]:
     synthetic.make_lfw(
         folder / "lfw", identities=12, images_per_identity=3, pairs_per_fold=3, folds=3, first_identity=99
     )
+    (folder / "weights").mkdir()
+    torch.manual_seed(0)
+    torch.save(create_model("iresnet18_025").state_dict(), folder / "weights" / "model.pth")
+    (folder / "weights" / "model.pth.json").write_text('{"backbone": "iresnet18_025"}')
     plan = profiles.plan("toy", PROFILE, folder)
-    kit.write_kit(folder / "kit", plan, kit.grid(plan, [*plan["runs"]]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kit, "MOVES", 1.0)  # an untrained model's accuracy on 18 pairs moves by chance
+        kit.write_kit(folder / "kit", plan, kit.grid(plan, [*plan["runs"]]))
     return folder / "kit", plan
 
 
@@ -109,14 +115,12 @@ def test_runs_that_are_finished_are_left_out():
 def test_a_piece_that_is_too_large_and_a_jpeg_that_moves_the_accuracy_are_refused(tmp_path, toy, monkeypatch):
     plan = toy[1]
     monkeypatch.setattr(kit, "PIECE", 1000)
+    monkeypatch.setattr(kit, "MOVES", 1.0)
     with pytest.raises(ValueError, match="/kit/code: 0.[0-9] MiB, a piece may have 0"):
         kit.write_kit(tmp_path / "kit", plan, {})
-    released = tmp_path / "model.pth"
-    torch.save(create_model("iresnet18_025").state_dict(), released)
-    Path(f"{released}.json").write_text('{"backbone": "iresnet18_025"}')
     monkeypatch.setattr(kit, "MOVES", 0.0)
     with pytest.raises(ValueError, match="its JPEG moves the released model's accuracy by 0.0% or more"):
-        kit.write_lfw(Path(plan["lfw"]), str(released), tmp_path / "lfw")
+        kit.write_lfw(Path(plan["lfw"]), plan["released"], tmp_path / "lfw")
     assert not (tmp_path / "kit").exists()
 
 
@@ -136,7 +140,7 @@ def test_what_is_right_is_told_with_its_error_and_its_bound(tmp_path, toy):
     found = json.loads((tmp_path / "right.json").read_text())
     assert found.pop("environment")["device"] == "cpu"
     assert all(check.get("right") for check in found.values()), found
-    assert {"killed and continued", "two processes", "Partial FC: loss and gradients"} <= {*found}
+    assert {"the released model", "killed and continued", "two processes", "Partial FC: loss and gradients"} <= {*found}
     assert all(f"right: {name}: error" in said for name in found)
 
 

@@ -93,7 +93,9 @@ def write_kit(target: Path, plan: dict, runs: dict[str, dict]) -> None:
         measures = write_lfw(Path(plan["lfw"]), plan["released"], kit / "lfw")
         if plan["released"]:
             (kit / "model").mkdir()
-            shutil.copyfile(plan["released"], kit / "model" / Path(plan["released"]).name)
+            for file in (Path(plan["released"]), Path(f"{plan['released']}.json")):  # its declaration, if there is one
+                if file.exists():
+                    shutil.copyfile(file, kit / "model" / file.name)
         images = (kit / "lfw" / "names.txt").read_text(errors="surrogateescape").splitlines()
         about = {"plan": plan | {"runs": runs}, "commit": provenance.commit(), "released": measures}
         about |= {"images": verification.lfw_images(plan["lfw"]).name, "lfw": fingerprint_of(plan["lfw"], images)}

@@ -90,7 +90,8 @@ def batch(bench: Bench) -> tuple[float, float]:
 
 def jpeg(bench: Bench) -> tuple[float, float]:
     """By how many of 255 levels the device's decoder is off the CPU's, on average."""
-    files = [RecordIO(bench.kit / "lfw").read_bytes(i) for i in range(16)]
+    records = RecordIO(bench.kit / "lfw")
+    files = [records.read_bytes(i) for i in range(16)]
     raw = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in files]
     there = torch.stack(torchvision.io.decode_jpeg(raw, device=bench.device)).cpu().float()
     here = torch.stack([torch.from_numpy(simplejpeg.decode_jpeg(file, "RGB")).permute(2, 0, 1) for file in files])
@@ -99,11 +100,10 @@ def jpeg(bench: Bench) -> tuple[float, float]:
 
 def released(bench: Bench) -> tuple[float, float]:
     """By how much the released model's accuracy is another one than where the kit was made."""
-    embedder, protocol = load_embedder(next((bench.kit / "model").iterdir())), Protocol(flip=True)
-    measures = verification.protocol_measures(
-        verification.score_pairs(embedder, bench.lfw, protocol), bench.lfw.pairs, protocol
-    )
-    return abs(measures["accuracy"] - bench.about["released"]["accuracy"]), 0.0005
+    model, protocol = Path(bench.about["plan"]["released"]).name, Protocol(flip=True)
+    scores = verification.score_pairs(load_embedder(bench.kit / "model" / model), bench.lfw, protocol)
+    accuracy = verification.protocol_measures(scores, bench.lfw.pairs, protocol)["accuracy"]
+    return abs(accuracy - bench.about["released"]["accuracy"]), 0.0005
 
 
 def run_apart(bench: Bench, name: str, launcher: list[str], kill: bool = False) -> Path:
