@@ -28,7 +28,9 @@ def launched() -> bool:
 
 
 def join(device: str) -> str:
-    """Join the processes that torchrun has started, if it has. Returns this process's device: each has its GPU, while there are."""
+    """Join the processes that torchrun has started, if it has. Returns this process's device: its own GPU, if there
+    are enough.
+    """
     if not launched():
         return device
     if device == "cuda":

@@ -71,7 +71,7 @@ def training(backbone: str, batch: int, precision: str, layout: str, compiled: b
 
 
 def plain_batch(items: list[tuple[torch.Tensor, int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decoded items as torchvision's pipeline makes a batch of them: image by image mirrored, then float32 in [-1, 1]."""
+    """Decoded items as torchvision's pipeline makes a batch: one by one mirrored, then float32 in [-1, 1]."""
     images = [F.normalize(F.convert_image_dtype(FLIP(image)), [0.5] * 3, [0.5] * 3) for image, _ in items]
     return torch.stack(images), torch.tensor([label for _, label in items])
 

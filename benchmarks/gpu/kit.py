@@ -2,7 +2,8 @@
 
 A kit is a folder of pieces of at most 60 MiB, which can be sent one by one: code (facelib, benchmarks, kit.json), lfw
 (View 2's aligned crops as RecordIO, names.txt, pairs.txt), faces-1, faces-2, ... (the training faces' RecordIO, cut
-between two records), model (the released one) and wheels (packages that a machine with PyTorch and timm may lack).
+between two records), model (the released one) and wheels, the packages that code/wheels.txt lists: a machine with
+PyTorch and timm may lack them.
 """
 
 import argparse
@@ -89,6 +90,7 @@ def write_kit(target: Path, plan: dict, runs: dict[str, dict]) -> None:
     with whole_folder(target, (*pieces,)) as kit:
         for package in ("facelib", "benchmarks"):
             shutil.copytree(ROOT / package, kit / "code" / package, ignore=shutil.ignore_patterns("__pycache__"))
+        (kit / "code" / "wheels.txt").write_text("\n".join(lacking(COMPILED + PURE)) + "\n")
         write_faces(Path(plan["train_faces"]), kit)
         measures = write_lfw(Path(plan["lfw"]), plan["released"], kit / "lfw")
         if plan["released"]:
@@ -109,15 +111,19 @@ def write_kit(target: Path, plan: dict, runs: dict[str, dict]) -> None:
                 raise ValueError(f"{target / piece.name}: {size / 2**20:.1f} MiB, a piece may have {PIECE / 2**20:.0f}")
 
 
-def fetch_wheels(folder: Path) -> None:
-    """The packages in requirements.lock's versions, for Python 3.12 on Linux (x86-64)."""
+def lacking(names: list[str]) -> list[str]:
+    """These packages as requirements.lock pins them."""
     lines = [line.split()[0] for line in (ROOT / "requirements.lock").read_text().splitlines()]
-    locked = {line.split("==")[0]: line for line in lines}
-    where = ["--only-binary=:all:", "--python-version=3.12", "--platform=manylinux2014_x86_64"]
-    where += ["--platform=manylinux_2_28_x86_64", f"--dest={folder}", *(locked[name] for name in COMPILED)]
+    return [line for line in lines if line.split("==")[0] in names]
+
+
+def fetch_wheels(folder: Path) -> None:
+    """The packages that the machine may lack, for Python 3.12 on Linux (x86-64)."""
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "download", "--no-deps", *where], check=True)
-    subprocess.run([*pip, "wheel", "--no-deps", f"--wheel-dir={folder}", *(locked[name] for name in PURE)], check=True)
+    where = ["--only-binary=:all:", "--python-version=3.12", "--platform=manylinux2014_x86_64"]
+    where += ["--platform=manylinux_2_28_x86_64", f"--dest={folder}"]
+    subprocess.run([*pip, "download", "--no-deps", *where, *lacking(COMPILED)], check=True)
+    subprocess.run([*pip, "wheel", "--no-deps", f"--wheel-dir={folder}", *lacking(PURE)], check=True)
 
 
 def main() -> None:
