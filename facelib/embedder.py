@@ -5,6 +5,7 @@ An embedder wraps a trained backbone: it takes aligned uint8 crops and owns thei
 """
 
 import difflib
+from collections import OrderedDict
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facelib.embedding_heads import HEADS
 from facelib.iresnet import VARIANTS, IResNet
 from facelib.model_input import Input
 
@@ -23,15 +25,18 @@ def create_model(name: str, embedding_size: int = 512, image_size: int = SIZE) -
     """An untrained backbone: (N, 3, image_size, image_size) float RGB in [-1, 1] -> (N, embedding_size) float.
 
     `name` is iresnet18, iresnet34, iresnet50, iresnet100 (ArcFace's improved ResNet), iresnet18_025 (a quarter of its
-    width) or any timm model's name, whose classifier is then a linear layer to the embedding. Raises ValueError for an
-    unknown name, with near matches, and for a timm model that doesn't take images of this size: one is tried.
+    width) or any timm model's name, whose classifier is then a linear layer to the embedding, or with +bn, +flat or
+    +gdc behind it that of facelib.embedding_heads. Raises ValueError for an unknown name, with near matches, and for a
+    timm model that doesn't take images of this size: one is tried.
     """
     if name in VARIANTS:
         return IResNet(*VARIANTS[name], embedding_size, image_size)
     import timm  # here, because it takes seconds to import and the other backbones don't need it
 
-    name = str(name)
+    name, plus, head = str(name).partition("+")
     try:
+        if plus and head not in HEADS:
+            raise ValueError(f"backbone {name}+{head}: behind the + must be one of {', '.join(HEADS)}")
         if not timm.is_model(name):
             raise RuntimeError
         config = timm.get_pretrained_cfg(name)  # raises RuntimeError for an unknown tag, as in efficientnet_b3.tag
@@ -45,6 +50,11 @@ def create_model(name: str, embedding_size: int = 512, image_size: int = SIZE) -
     for size in sizes:
         try:
             model = timm.create_model(name, num_classes=embedding_size, **size)
+            if head:
+                model.reset_classifier(0, "")  # its output is the last map now
+                with torch.no_grad():
+                    _, channels, _, side = model.eval()(torch.zeros(1, 3, image_size, image_size)).shape
+                model = nn.Sequential(OrderedDict(features=model, head=HEADS[head](channels, side, embedding_size)))
             with torch.no_grad():
                 found = model.eval()(torch.zeros(1, 3, image_size, image_size)).shape
             if found == (1, embedding_size):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 # Of the time that is left and in seconds, what each part may take at most; the last one takes all.
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=[*SHARES], choices=[*SHARES])
     parser.add_argument("--heavy", default="", help='another recipe: "learning_rate=0.2 epochs=6"')
     parser.add_argument("--light", default="", help="the light backbone's")
+    parser.add_argument("--runs", default="*", help="of the grid only these: a pattern, as in 'iresnet50-*'")
     asked = parser.parse_args()
     end = time.monotonic() + 60 * asked.minutes - 10
     about = read_kit(asked.kit)
@@ -58,11 +60,11 @@ def main() -> None:
         from benchmarks.gpu import fast, grid, right  # now that all is there which they import
         from benchmarks.gpu.bench import Bench
 
-        recipes = {about["plan"]["heavy"]: grid.recipe(asked.heavy), about["plan"]["light"]: grid.recipe(asked.light)}
         bench = Bench(asked.kit, about, asked.out, Path(work), asked.device)
-        grid.runs(bench, recipes)  # a recipe that can't be is told now
+        runs = partial(grid.runs, heavy=grid.recipe(asked.heavy), light=grid.recipe(asked.light), only=asked.runs)
+        runs(bench)  # a recipe that can't be is told now
         # A part's names -> the seconds that it needs and what to call; the grid's when it is known what is fast.
-        parts = {"right": right.checks, "fast": fast.measurements, "grid": lambda bench: grid.runs(bench, recipes)}
+        parts = {"right": right.checks, "fast": fast.measurements, "grid": runs}
         for part in asked.parts:
             share, most = SHARES[part] if part != asked.parts[-1] else (1.0, 3600)
             bench.until = time.monotonic() + min(share * (end - time.monotonic()), most)

@@ -1,6 +1,7 @@
 """What comes out? The kit's runs, by facelib's own training loop, each verified at once in both lights."""
 
 import dataclasses
+import fnmatch
 import hashlib
 import tempfile
 import threading
@@ -60,17 +61,20 @@ def recipe(words: str) -> dict:
     return given
 
 
-def runs(bench: Bench, recipes: dict[str, dict]) -> dict[str, tuple[float, Callable]]:
+def runs(bench: Bench, heavy: dict = {}, light: dict = {}, only: str = "*") -> dict[str, tuple[float, Callable]]:
     """The runs that OUT lacks in the order of `order`, by name: the seconds that each may need and what to call.
 
+    `heavy` and `light` are parameters that stand in the place of the plan's, `only` is a pattern of names.
     Raises ValueError, naming the parameter, for a recipe that can't be trained by.
     """
     plan, speeds, found = bench.about["plan"], bench.measured.get("fast", {}), {}
     there = {file for archive in bench.archives for file in archive}
     planned = {name: run for name, run in plan["runs"].items() if run["notebook"] == "train"}
     planned = {n.removeprefix("train/"): run for n, run in planned.items() if f"{n}/metrics.json" not in there}
+    planned = {name: run for name, run in planned.items() if fnmatch.fnmatch(name, only)}
     for name in sorted(planned, key=lambda name: order(planned[name], plan["heavy"])):
-        given = planned[name]["parameters"] | recipes[planned[name]["parameters"]["backbone"]]
+        given = planned[name]["parameters"]
+        given = given | (heavy if given["backbone"] == plan["heavy"] else light)
         images = len(Share(bench.faces, given["ratio"], given.get("seed", 0))) * given["epochs"]
         formats, seconds = soonest(speeds, given["backbone"], given["batch_size"], images)
         config = Config(**formats | given)
