@@ -21,17 +21,19 @@ from facelib.crops import augment, centre_crop, random_crop, random_flip
 from facelib.formats import RECORDS, VERIFICATION_SET, is_aligned
 from facelib.identity_folder import IdentityFolder, Share, choose_images, identity_names
 from facelib.images import images_folder
+from facelib.in_memory import InMemory
 from facelib.landmarks import find_landmarks, fingerprint
 from facelib.loader import Loader
 from facelib.pack import Pack
+from facelib.pair_records import PairRecords
 from facelib.pairs import PairImages, Pairs, read_pairs
 from facelib.recordio import RecordIO
 from facelib.verification_bin import BinImages, bin_pairs, read_bin
 
 __all__ = [
-    "IdentityFolder", "Loader", "Pack", "PairImages", "Pairs", "RecordIO", "Share", "augment", "centre_crop",
-    "choose_images", "fingerprint_of", "identity_names", "is_aligned", "open_crops", "open_faces", "open_images",
-    "pack", "random_crop", "random_flip", "read_bin", "read_pairs",
+    "IdentityFolder", "InMemory", "Loader", "Pack", "PairImages", "PairRecords", "Pairs", "RecordIO", "Share",
+    "augment", "centre_crop", "choose_images", "fingerprint_of", "identity_names", "is_aligned", "open_crops",
+    "open_faces", "open_images", "pack", "random_crop", "random_flip", "read_bin", "read_pairs",
 ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ image either; its labels are the key of the identity's first image and one past 
 import os
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -325,6 +325,16 @@ class RecordIO(Images):
                 f"{file}: tells {classes},{height},{width} (classes, height, width), but train.rec has"
                 f" {','.join(map(str, found))}. Correct or delete it."
             )
+
+
+def write_records(images: Iterable[tuple[int, bytes]], folder: Path) -> None:
+    """Labels and encoded images as train.rec and train.idx, without identity records."""
+    folder.mkdir(parents=True)
+    with (folder / "train.rec").open("wb") as records, (folder / "train.idx").open("w") as index:
+        for key, (label, image) in enumerate(images):
+            content = HEADER.pack(0, label, key, 0) + image
+            index.write(f"{key}\t{records.tell()}\n")
+            records.write(PREFIX.pack(MAGIC, len(content)) + content + bytes(-len(content) % 4))
 
 
 class Names(Sequence):

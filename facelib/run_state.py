@@ -21,8 +21,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from facelib import checkpoint, data, losses, memory_format, processes, schedules
 from facelib.crops import centre_crop, mirror
-from facelib.embedder import SIZE, normalise
-from facelib.precision import autocast
+from facelib.embedder import SIZE, create_model, normalise
+from facelib.precision import autocast, precision_of
 from facelib.sync_batch_norm import synchronise
 from facelib.training_config import Config
 
@@ -265,3 +265,15 @@ def check_same(state: dict, config: Config, fingerprint: str, folder: Path) -> N
 def sum_over_processes(_, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     """DistributedDataParallel takes the mean; the head's loss is of all processes' images, so gradients add up."""
     return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda reduced: reduced.value()[0])
+
+
+def begin_in_memory(faces: data.InMemory, config: Config, device: str) -> Run:
+    """A new run on the config's share of faces that lie on the device, where its batches are gathered too."""
+    torch.manual_seed(config.seed)
+    share = data.Share(faces, config.ratio, config.seed, config.keep_one, least=2)
+    backbone, head = create_model(config.backbone), create_head(config, len(share.identities))
+    layout = "channels_last" if config.memory_format == "auto" else config.memory_format
+    run = Run(config, share, "", backbone, head, device, precision_of(config.precision, device), layout)
+    share.labels = share.labels.to(device)
+    run.loader = data.Loader(share, config.batch_size, shuffle=True, seed=config.seed)
+    return run

@@ -235,25 +235,30 @@ def verify(
         check_far(protocol.far, listed.genuine)
     dataset = stored or find_crops(images, listed, protocol, seed, cache, device)
     with whole_folder(output, FILES) as folder:
-        scores = score_pairs(embedder, dataset, protocol)
-        found = protocol_measures(scores, listed, protocol) | {"images": len(dataset)}
-        if embedder.declaration is not None and not stored:  # whose file tells no person by name
-            found["colour_order"] = colour_order.check(embedder, dataset, listed.genuine)
-            colour_order.warn(embedder, found["colour_order"])
         asked = {"model": str(model), "lfw": str(lfw), "images": images.name, "seed": seed}
-        asked |= dataclasses.asdict(protocol)
         environment |= {"data": fingerprint(images, dataset.images), "model": model_fingerprint(embedder)}
-        write(folder, scores, listed, asked, found, environment)
+        found = judge(embedder, dataset, listed, protocol, folder, asked, environment)
     return found
 
 
-def write(folder: Path, scores: np.ndarray, pairs: Pairs, asked: dict, found: dict, environment: dict) -> None:
-    """The files of a verification: scores and pairs, what was asked for, what was found and where."""
+def judge(
+    embedder: Embedder, dataset: PairImages | BinImages, pairs: Pairs, protocol: Protocol, folder: Path, asked: dict,
+    environment: dict,
+) -> dict:  # fmt: skip
+    """Score a data set's pairs, write the folder's files and return the measures. `asked` is what was asked for
+    besides the protocol.
+    """
+    scores = score_pairs(embedder, dataset, protocol)
+    found = protocol_measures(scores, pairs, protocol) | {"images": len(dataset)}
+    if embedder.declaration is not None and not isinstance(dataset, BinImages):  # whose file tells no person by name
+        found["colour_order"] = colour_order.check(embedder, dataset, pairs.genuine)
+        colour_order.warn(embedder, found["colour_order"])
     pairs_of = {"genuine": pairs.genuine, "fold": pairs.fold, "first": pairs.first, "second": pairs.second}
     np.savez_compressed(folder / "scores.npz", score=scores, **pairs_of)
-    write_json(folder / "parameters.json", asked)
+    write_json(folder / "parameters.json", asked | dataclasses.asdict(protocol))
     write_json(folder / "environment.json", environment)
     write_json(folder / "metrics.json", found)
+    return found
 
 
 def check_kinds(pairs: Pairs, name: str | Path) -> None:

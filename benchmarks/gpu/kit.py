@@ -1,14 +1,12 @@
 """Pack what a machine without a network needs to check, time and train a profile's grid (`make gpu-kit`).
 
-A kit is a folder of pieces of at most 60 MiB, which can be sent one by one: code (facelib, benchmarks, kit.json), lfw
-(View 2's aligned crops as RecordIO, names.txt, pairs.txt), faces-1, faces-2, ... (the training faces' RecordIO, cut
-between two records), model (the released one) and wheels, the packages that code/wheels.txt lists: a machine with
-PyTorch and timm may lack them.
+A kit is a folder of pieces of at most 60 MiB, which can be sent one by one: code (facelib, benchmarks, the device's
+tests, kit.json), lfw (facelib.pair_records), faces-1, faces-2, ... (the training faces' RecordIO, cut between two
+records), model (the released one) and wheels, the packages that code/wheels.txt lists: such a machine may lack them.
 """
 
 import argparse
-import hashlib
-import io
+import json
 import shutil
 import subprocess
 import sys
@@ -16,93 +14,78 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from torch.utils.data import Dataset
 
-from benchmarks.gpu.faces import LfwCrops
 from facelib import ROOT, demo, profiles, provenance, verification
-from facelib.data import RecordIO, fingerprint_of, open_crops
+from facelib.data import InMemory, PairRecords, RecordIO, fingerprint_of, open_crops
+from facelib.embedder import choose_device
 from facelib.output import whole_folder, write_json
+from facelib.pair_records import write_crops, write_pair_records
 from facelib.pretrained import load_embedder
 from facelib.protocol import Protocol
-from facelib.recordio import HEADER, MAGIC, PREFIX
-from facelib.results import load_results
 
 PIECE = 60 * 2**20  # bytes at most
 MOVES = 0.001  # of 1, that the crops' JPEG may move the released model's accuracy
 COMPILED, PURE = ["simplejpeg"], ["facenet-pytorch", "fvcore", "iopath", "termcolor", "yacs"]
 
 
-def grid(plan: dict, unfinished: list[str]) -> dict[str, dict]:
-    """The plan's training runs that are verified in both lights, and these verifications, but for finished ones."""
-    names = [name.removeprefix("train/") for name in plan["runs"] if name.startswith("train/")]
-    runs = [[f"train/{name}", f"verify/{name}-normal", f"verify/{name}-low"] for name in names]
-    wanted = [run for run in runs if {*run} <= {*plan["runs"]} and {*run} & {*unfinished}]
-    return {name: plan["runs"][name] for run in wanted for name in run}
+class Kit:
+    """What lies in a kit, the training faces on the device. Raises OSError, naming it, for what is missing."""
+
+    def __init__(self, folder: Path, work: Path, device: str):
+        self.folder, self.device, self.records = folder, choose_device(device), work / "faces"
+        self.about = json.loads((folder / "code" / "kit.json").read_text())
+        self.environment = provenance.environment(self.device) | {"commit": self.about["commit"]}
+        shutil.copytree(folder / "faces-1", self.records)
+        with (self.records / "train.rec").open("ab") as whole:
+            for k in range(2, 1 + self.about["pieces"]):
+                whole.write((folder / f"faces-{k}" / "train.rec").read_bytes())
+        self.faces, self.lfw = InMemory(RecordIO(self.records), self.device), PairRecords(folder / "lfw")
 
 
-def write_records(crops: Dataset, folder: Path) -> None:
-    """Items (crop (3, 112, 112) uint8, label) as train.rec and train.idx, JPEG of full colour resolution."""
-    folder.mkdir(parents=True)
-    with (folder / "train.rec").open("wb") as records, (folder / "train.idx").open("w") as index:
-        for key in range(len(crops)):
-            (crop, label), jpeg = crops[key], io.BytesIO()
-            Image.fromarray(crop.permute(1, 2, 0).numpy()).save(jpeg, "JPEG", quality=95, subsampling=0)
-            content = HEADER.pack(0, label, key, 0) + jpeg.getvalue()
-            index.write(f"{key}\t{records.tell()}\n")
-            records.write(PREFIX.pack(MAGIC, len(content)) + content + bytes(-len(content) % 4))
-
-
-def write_faces(source: Path, kit: Path) -> None:
-    """The pieces of a RecordIO, or of any other faces' aligned crops: facelib.data.open_crops."""
+def write_faces(source: Path, kit: Path) -> int:
+    """The pieces of a RecordIO, or of any other faces' aligned crops. Returns how many."""
     if not (source / "train.rec").is_file():
-        write_records(open_crops(source), kit / "faces-1")
-        return
+        write_crops(open_crops(source), kit / "faces-1")
+        return 1
     whole, begins = (source / "train.rec").read_bytes(), np.sort(RecordIO(source).offsets)
     count = -(-len(whole) // (PIECE - 10 * 2**20))  # the first one holds train.idx too
     inner = [int(begins[np.searchsorted(begins, len(whole) * k // count)]) for k in range(1, count)]
     for k, (begin, end) in enumerate(pairwise([0, *inner, len(whole)]), 1):
         (kit / f"faces-{k}").mkdir()
         (kit / f"faces-{k}" / "train.rec").write_bytes(whole[begin:end])
-    for file in [file for file in (source / "train.idx", source / "property") if file.exists()]:
+    for file in filter(Path.exists, (source / "train.idx", source / "property")):
         shutil.copyfile(file, kit / "faces-1" / file.name)
+    return count
 
 
-def write_lfw(lfw: Path, released: str | None, piece: Path) -> dict:
-    """LFW's piece. Returns the released model's measures on its JPEG, or raises ValueError if these move by MOVES."""
+def write_lfw(lfw: Path, released: str | None, piece: Path) -> None:
+    """LFW's piece. Raises ValueError if its JPEG moves the released model's accuracy by MOVES."""
     (images, pairs), protocol = verification.find_pairs(lfw), Protocol(flip=True)
     crops = verification.find_crops(images, pairs, protocol, 0, "build/landmarks", "cpu")
-    write_records(crops, piece)
-    (piece / "names.txt").write_text("".join(f"{name}\n" for name in crops.images), errors="surrogateescape")
-    shutil.copyfile(lfw / "pairs.txt", piece / "pairs.txt")
-    if released is None:
-        return {}
-    scores = [verification.score_pairs(load_embedder(released), side, protocol) for side in (crops, LfwCrops(piece))]
-    before, after = (verification.protocol_measures(side, pairs, protocol) for side in scores)
-    print(f"{released}: accuracy {before['accuracy']:.2%}, of the crops as JPEG {after['accuracy']:.2%}")
-    if abs(after["accuracy"] - before["accuracy"]) >= MOVES:
-        raise ValueError(f"{piece}: its JPEG moves the released model's accuracy by {MOVES:.1%} or more")
-    return after
+    write_pair_records(crops, lfw / "pairs.txt", piece)
+    if released:
+        scores = [verification.score_pairs(load_embedder(released), x, protocol) for x in (crops, PairRecords(piece))]
+        before, after = (verification.protocol_measures(side, pairs, protocol)["accuracy"] for side in scores)
+        print(f"{released}: accuracy {before:.2%}, of the crops as JPEG {after:.2%}")
+        if abs(after - before) >= MOVES:
+            raise ValueError(f"{piece}: its JPEG moves the released model's accuracy by {MOVES:.1%} or more")
 
 
-def write_kit(target: Path, plan: dict, runs: dict[str, dict]) -> None:
-    pieces = ["code", "lfw", "model", "wheels", *(f"faces-{k}" for k in range(1, 1000))]
-    with whole_folder(target, (*pieces,)) as kit:
+def write_kit(target: Path, plan: dict) -> None:
+    with whole_folder(target, ("code", "lfw", "model", "wheels", *(f"faces-{k}" for k in range(1, 1000)))) as kit:
         for package in ("facelib", "benchmarks"):
             shutil.copytree(ROOT / package, kit / "code" / package, ignore=shutil.ignore_patterns("__pycache__"))
-        (kit / "code" / "wheels.txt").write_text("\n".join(lacking(COMPILED + PURE)) + "\n")
-        write_faces(Path(plan["train_faces"]), kit)
-        measures = write_lfw(Path(plan["lfw"]), plan["released"], kit / "lfw")
-        if plan["released"]:
-            (kit / "model").mkdir()
-            for file in (Path(plan["released"]), Path(f"{plan['released']}.json")):  # its declaration, if there is one
-                if file.exists():
-                    shutil.copyfile(file, kit / "model" / file.name)
+        (kit / "code" / "tests").mkdir()
+        shutil.copy(ROOT / "tests" / "test_device.py", kit / "code" / "tests")
+        (kit / "code" / "wheels.txt").write_text("\n".join(locked(COMPILED + PURE)) + "\n")
+        about = {"plan": plan, "commit": provenance.commit(), "pieces": write_faces(Path(plan["train_faces"]), kit)}
+        write_lfw(Path(plan["lfw"]), plan["released"], kit / "lfw")
+        (kit / "model").mkdir()
+        for file in map(Path, [plan["released"], f"{plan['released']}.json"] if plan["released"] else []):
+            if file.exists():  # not every model has a declaration
+                shutil.copy(file, kit / "model")
         images = (kit / "lfw" / "names.txt").read_text(errors="surrogateescape").splitlines()
-        about = {"plan": plan | {"runs": runs}, "commit": provenance.commit(), "released": measures}
         about |= {"images": verification.lfw_images(plan["lfw"]).name, "lfw": fingerprint_of(plan["lfw"], images)}
-        files = [file for file in sorted(kit.rglob("*")) if file.is_file()]
-        about["files"] = {str(f.relative_to(kit)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
         write_json(kit / "code" / "kit.json", about)
         for piece in sorted(kit.iterdir()):
             size = sum(file.stat().st_size for file in piece.rglob("*") if file.is_file())
@@ -111,19 +94,18 @@ def write_kit(target: Path, plan: dict, runs: dict[str, dict]) -> None:
                 raise ValueError(f"{target / piece.name}: {size / 2**20:.1f} MiB, a piece may have {PIECE / 2**20:.0f}")
 
 
-def lacking(names: list[str]) -> list[str]:
+def locked(names: list[str]) -> list[str]:
     """These packages as requirements.lock pins them."""
     lines = [line.split()[0] for line in (ROOT / "requirements.lock").read_text().splitlines()]
     return [line for line in lines if line.split("==")[0] in names]
 
 
 def fetch_wheels(folder: Path) -> None:
-    """The packages that the machine may lack, for Python 3.12 on Linux (x86-64)."""
+    """For Python 3.12 on Linux (x86-64)."""
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    where = ["--only-binary=:all:", "--python-version=3.12", "--platform=manylinux2014_x86_64"]
-    where += ["--platform=manylinux_2_28_x86_64", f"--dest={folder}"]
-    subprocess.run([*pip, "download", "--no-deps", *where, *lacking(COMPILED)], check=True)
-    subprocess.run([*pip, "wheel", "--no-deps", f"--wheel-dir={folder}", *lacking(PURE)], check=True)
+    where = ["--only-binary=:all:", "--python-version=3.12", "--platform=manylinux_2_28_x86_64", f"--dest={folder}"]
+    subprocess.run([*pip, "download", "--no-deps", *where, *locked(COMPILED)], check=True)
+    subprocess.run([*pip, "wheel", "--no-deps", f"--wheel-dir={folder}", *locked(PURE)], check=True)
 
 
 def main() -> None:
@@ -138,12 +120,9 @@ def main() -> None:
     profiles.main(str(asked.data), profile)
     if known[profile]["synthetic"]:
         demo.make_faces()
-    results = load_results(Path("build") / profile)
-    runs = grid(results["plan"], results["unfinished"])
-    write_kit(asked.kit, results["plan"], runs)
+    write_kit(asked.kit, json.loads(Path(f"build/{profile}/plan.json").read_text()))
     if asked.wheels:
         fetch_wheels(asked.kit / "wheels")
-    print(f"{asked.kit}: {len(runs) // 3} training runs of profile {profile} that build/{profile} lacks")
 
 
 if __name__ == "__main__":
