@@ -68,5 +68,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, ValueError, TypeError, subprocess.CalledProcessError) as error:
+    except (ImportError, OSError, ValueError, TypeError, subprocess.CalledProcessError) as error:
         sys.exit(f"\n{error}")
