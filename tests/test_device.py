@@ -45,10 +45,10 @@ def faces(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["softmax", "arcface", "Partial FC"])
+@pytest.mark.parametrize("kind", ["softmax", "arcface", "partial_fc"])
 def test_losses_and_their_gradients_are_those_of_the_plain_formula_in_float64(kind):
     torch.manual_seed(0)
-    options = {"sample_rate": 0.2} if kind == "Partial FC" else {}
+    options = {"sample_rate": 0.2} if kind == "partial_fc" else {}
     head = (Softmax if kind == "softmax" else ArcFace)(512, 1000, **options).to(DEVICE)
     x, labels = torch.randn(64, 512), torch.randint(0, 1000, (64,))
     rows, columns, seen = slice(None), labels, head.weight

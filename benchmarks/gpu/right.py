@@ -18,9 +18,8 @@ def checks(kit: Kit, until: float) -> Iterator[tuple[str, dict]]:
     timer = threading.Timer(max(0, until - time.monotonic()), os.killpg, (run.pid, 9))
     timer.start()
     name, last = "pytest", ""
-    for line in run.stdout:
-        last = line.strip() or last
-        name = line.split("::")[1].split(" ")[0] if "::test_" in line else name
+    for last in filter(None, map(str.strip, run.stdout)):
+        name = last.split("::")[1].split(" ")[0] if "::test_" in last else name
         verdict = last.split(" ")[-1]
         if verdict in ("PASSED", "FAILED", "ERROR"):
             off = last.partition("off by ")[2].removesuffix(verdict)
