@@ -137,7 +137,7 @@ def test_what_is_right_and_what_is_not_is_told_test_by_test(tmp_path, toy):
     assert (found["test_a"], found["test_b"]) == ({"right": False}, {"right": True, "off by": "0.1, may be 1"})
     tests.write_text("import time\n\n\ndef test_a():\n    time.sleep(600)\n")
     run(tmp_path / "kit", tmp_path / "out", "--parts", "right", "--minutes", "0.3")
-    assert json.loads((tmp_path / "out" / "right.json").read_text())["test_a"] == {"left out": "no time was left"}
+    assert {"left out": "no time was left"} in json.loads((tmp_path / "out" / "right.json").read_text()).values()
 
 
 def test_every_kind_of_speed_is_measured(opened, monkeypatch):
