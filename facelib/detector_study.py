@@ -22,7 +22,9 @@ from facelib.landmarks import BATCH, find_landmarks, fingerprint
 from facelib.output import whole_folder, write_json
 from facelib.pairs import PairImages
 from facelib.pretrained import load_embedder
-from facelib.verification import embed_images, find_pairs, measures, model_fingerprint, pair_scores
+from facelib.protocol import Protocol
+from facelib.testset import open_test
+from facelib.verification import embed_images, measures, model_fingerprint, pair_scores
 
 FILES = ("scores.npz", "metrics.json", "parameters.json", "environment.json")
 TIMED = 5  # batches, of which the median counts
@@ -47,7 +49,8 @@ def study(
     device = choose_device(device)
     environment = provenance.environment(device)
     embedder = load_embedder(model, device)
-    images, listed = find_pairs(lfw, pairs, folds)
+    test = open_test(lfw, Protocol(pairs=pairs, folds=folds, crop="centre"))  # each detector's crops are made below
+    images, listed = test.images, test.pairs
     with whole_folder(output, FILES) as folder:
         arrays = {"genuine": listed.genuine, "fold": listed.fold, "first": listed.first, "second": listed.second}
         metrics = {}

@@ -16,13 +16,11 @@ import numpy as np
 
 from facelib import provenance
 from facelib.embedder import choose_device
-from facelib.images import list_images
-from facelib.landmarks import find_landmarks, fingerprint
 from facelib.output import whole_folder, write_json
-from facelib.pairs import PairImages
 from facelib.pretrained import load_embedder
 from facelib.protocol import Protocol
-from facelib.verification import find_pairs, model_fingerprint, protocol_measures, score_pairs
+from facelib.testset import open_test
+from facelib.verification import model_fingerprint, protocol_measures, score_pairs
 
 FILES = ("scores.npz", "metrics.json", "parameters.json", "environment.json")
 PUBLISHED = Protocol(
@@ -87,22 +85,21 @@ def climb(
     device = choose_device(device)
     environment = provenance.environment(device)
     embedder = load_embedder(model, device)
-    protocols = rungs(flip, folds)
+    test = open_test(lfw, cache=cache, device=device)
+    # Of what holds aligned crops alone there are the rungs of aligned crops alone.
+    protocols = {name: protocol for name, protocol in rungs(flip, folds).items() if test.allows(protocol)}
     for protocol in protocols.values():
         protocol.check()
-        find_pairs(lfw, protocol.pairs, protocol.folds)
-    images, _ = find_pairs(lfw)
-    landmarks = find_landmarks(images, cache, device)
+    tests = {name: open_test(lfw, protocol, seed, cache, device) for name, protocol in protocols.items()}
     with whole_folder(output, FILES) as folder:
-        scored: dict[Protocol, tuple] = {}  # rungs that differ in the threshold alone share their scores
+        scored: dict[Protocol, np.ndarray] = {}  # rungs that differ in the threshold alone share their scores
         metrics, arrays = {}, {}
         for name, protocol in protocols.items():
             embedded = replace(protocol, threshold=Protocol.threshold)
+            listed = tests[name].pairs
             if embedded not in scored:
-                _, listed = find_pairs(lfw, protocol.pairs, protocol.folds)
-                crops = PairImages(images, listed, landmarks, protocol.crop, seed)
-                scored[embedded] = listed, score_pairs(embedder, crops, protocol)
-            listed, scores = scored[embedded]
+                scored[embedded] = score_pairs(embedder, tests[name].crops, protocol)
+            scores = scored[embedded]
             metrics[name] = protocol_measures(scores, listed, protocol)
             of = {"score": scores, "genuine": listed.genuine, "fold": listed.fold}
             of |= {"first": listed.first, "second": listed.second}
@@ -111,15 +108,14 @@ def climb(
         asked = {
             "model": str(model),
             "lfw": str(lfw),
-            "images": images.name,
+            "images": test.images.name,
             "flip": flip,
             "folds": folds,
             "seed": seed,
         }
         asked |= {"rungs": {name: dataclasses.asdict(protocol) for name, protocol in protocols.items()}}
         write_json(folder / "parameters.json", asked)
-        used = list_images(images)
-        environment |= {"data": fingerprint(images, used), "model": model_fingerprint(embedder)}
+        environment |= {"data": test.fingerprint, "model": model_fingerprint(embedder)}
         write_json(folder / "environment.json", environment)
         write_json(folder / "metrics.json", metrics)
     return metrics

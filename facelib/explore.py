@@ -25,11 +25,10 @@ from facelib.pairs import PairImages, Pairs
 from facelib.pretrained import load_embedder
 from facelib.profiles import MODELS, NOT_EMBEDDERS
 from facelib.protocol import Protocol
+from facelib.testset import open_test
 from facelib.verification import (
     best_threshold,
     embed_images,
-    find_crops,
-    find_pairs,
     light_of,
     pair_scores,
     protocol_measures,
@@ -92,8 +91,8 @@ def score_model(
         protocol.check()
         device = choose_device(device)
         embedder = load_embedder(model, device)
-        images, pairs = find_pairs(lfw, protocol.pairs, protocol.folds)
-        dataset = find_crops(images, pairs, protocol, seed, cache, device)
+        test = open_test(lfw, protocol, seed, cache, device)
+        dataset, pairs = test.crops, test.pairs
         embeddings = embed_images(embedder, dataset, protocol.flip, **light_of(protocol))
         score = pair_scores(embeddings, dataset.first, dataset.second)
         measures = protocol_measures(score, pairs, protocol)

@@ -31,11 +31,12 @@ from torch import Tensor
 from facelib import data, provenance
 from facelib.duplicates import count_duplicates, find_duplicates, read_prints
 from facelib.embedder import choose_device
-from facelib.landmarks import find_landmarks, fingerprint
+from facelib.landmarks import fingerprint
 from facelib.output import whole_folder, write_json
-from facelib.pairs import PairImages, Pairs, read_pairs
+from facelib.pairs import Pairs, read_pairs
 from facelib.pretrained import load_embedder
-from facelib.verification import best_threshold, embed_images, find_pairs, measures, model_fingerprint, pair_scores
+from facelib.testset import open_test
+from facelib.verification import best_threshold, embed_images, measures, model_fingerprint, pair_scores
 
 FILES = (
     "metrics.json",
@@ -63,14 +64,14 @@ def check(model: str, train: str, lfw: str, output: str, cache: str = "build/lan
     device = choose_device(device)
     environment = provenance.environment(device)
     embedder = load_embedder(model, device)
-    images, view2 = find_pairs(lfw)
+    test = open_test(lfw, cache=cache, device=device)
+    images, view2 = test.images, test.pairs
     view1 = [read_pairs(Path(lfw) / file) for file in VIEW_1 if (Path(lfw) / file).exists()]
     stored = data.open_images(train)  # before minutes of detection: a data set at all
     with whole_folder(output, FILES) as folder:
         faces = data.open_crops(train, cache, device)
-        landmarks = find_landmarks(images, cache, device)
-        tested = PairImages(images, view2, landmarks)
-        whole = data.open_images(images, landmarks if data.is_aligned(train) else None)
+        tested = test.crops
+        whole = data.open_crops(images, cache, device) if data.is_aligned(train) else data.open_images(images)
         prints = {"train": read_prints(stored), "lfw": read_prints(whole)}
 
         embeddings = embed_images(embedder, tested)

@@ -21,12 +21,13 @@ from tqdm import tqdm
 
 from facelib import provenance
 from facelib.embedder import SIZE, Embedder, choose_device
-from facelib.landmarks import find_landmarks, fingerprint
 from facelib.low_light import REPAIRS, darken, published
 from facelib.output import whole_folder, write_json
 from facelib.pairs import PairImages
 from facelib.pretrained import load_embedder
-from facelib.verification import find_pairs, measures, model_fingerprint, pair_scores
+from facelib.protocol import Protocol
+from facelib.testset import open_test
+from facelib.verification import measures, model_fingerprint, pair_scores
 
 FILES = ("scores.npz", "metrics.json", "parameters.json", "environment.json")
 BATCH = 64
@@ -45,7 +46,7 @@ def study(
     cache: str = "build/landmarks",
     device: str = "auto",
 ) -> dict:
-    """Verify a model on an LFW folder under 0, 1, ..., most_stops stops less light, write the folder `output`.
+    """Verify a model on a test set under 0, 1, ..., most_stops stops less light, write the folder `output`.
 
     `folds` keeps the first so many folds of the pairs, 0 all. `repairs` tries every repair of facelib.low_light under
     each light, else none. The noise is drawn by (seed, stops): every model and repair sees the same darkened images.
@@ -58,8 +59,8 @@ def study(
     device = choose_device(device)
     environment = provenance.environment(device)
     embedder = load_embedder(model, device)
-    images, listed = find_pairs(lfw, pairs, folds)
-    dataset = PairImages(images, listed, find_landmarks(images, cache, device))
+    test = open_test(lfw, Protocol(pairs=pairs, folds=folds), seed, cache, device)
+    dataset, listed = test.crops, test.pairs
     tried = {name: repair for name, repair in REPAIRS.items() if repairs or repair is None}
     stops = list(range(most_stops + 1))
     with whole_folder(output, FILES) as folder:
@@ -72,10 +73,10 @@ def study(
         arrays = {f"score/{name}": values for name, values in scores.items()}
         arrays |= {"genuine": listed.genuine, "fold": listed.fold, "first": listed.first, "second": listed.second}
         np.savez_compressed(folder / "scores.npz", **arrays)
-        asked = {"model": str(model), "lfw": str(lfw), "images": images.name, "pairs": pairs, "folds": folds}
+        asked = {"model": str(model), "lfw": str(lfw), "images": test.images.name, "pairs": pairs, "folds": folds}
         asked |= {"flip": flip, "most_stops": most_stops, "repairs": repairs, "seed": seed}
         write_json(folder / "parameters.json", asked)
-        environment |= {"data": fingerprint(images, dataset.images), "model": model_fingerprint(embedder)}
+        environment |= {"data": test.fingerprint, "model": model_fingerprint(embedder)}
         write_json(folder / "environment.json", environment)
         metrics = {"stops": stops, "repairs": [*tried], "images": len(dataset), "pairs": len(listed)}
         metrics |= {"conditions": found}

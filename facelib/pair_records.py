@@ -15,12 +15,12 @@ from facelib.recordio import RecordIO, write_records
 
 class PairRecords(InMemory):
     """Item i is (aligned crop (3, 112, 112) uint8 RGB, i). `pairs` are pairs.txt's, `first` and `second` (P,) int each
-    pair's two items, `images` their names in the folder that they are from.
+    pair's two items, `images` their names in the folder that they are from. `folds` keeps the first so many, 0 all.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, folds: int = 0):
         super().__init__(RecordIO(folder))
-        self.pairs, names = read_pairs(folder / "pairs.txt"), (folder / "names.txt")
+        self.pairs, names = read_pairs(folder / "pairs.txt").first_folds(folds), folder / "names.txt"
         self.images = names.read_text(errors="surrogateescape").splitlines()
         index = {name.rsplit(".", 1)[0]: i for i, name in enumerate(self.images)}
         self.first, self.second = (np.array([index[n] for n in side]) for side in (self.pairs.first, self.pairs.second))

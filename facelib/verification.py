@@ -26,14 +26,14 @@ from tqdm import tqdm
 
 from facelib import colour_order, low_light, provenance, published
 from facelib.embedder import SIZE, Embedder, choose_device
-from facelib.images import lfw_images, list_images
-from facelib.landmarks import find_landmarks, fingerprint
+from facelib.landmarks import fingerprint
 from facelib.loader import Loader
 from facelib.output import whole_folder, write_json
-from facelib.pairs import PairImages, Pairs, images_of_pairs, read_pairs
+from facelib.pairs import PairImages, Pairs
 from facelib.pretrained import load_embedder
 from facelib.protocol import Protocol
-from facelib.verification_bin import BinImages, bin_pairs
+from facelib.testset import TestSet, open_test
+from facelib.verification_bin import BinImages
 
 FAR = Protocol.far
 FILES = ("scores.npz", "metrics.json", "parameters.json", "environment.json")
@@ -218,40 +218,35 @@ def verify(
     cache: str = "build/landmarks",
     device: str = "auto",
 ) -> dict:
-    """Evaluate a model on the pairs of an LFW folder, write the folder `output`, return the measures.
+    """Evaluate a model on the pairs of a test set, write the folder `output`, return the measures.
 
-    `lfw` holds the pairs file and the folder of images, or is one of insightface's files, `<name>.bin`, which has the
-    pairs and their images as aligned crops: see facelib.verification_bin. `seed` draws the random crops.
+    `lfw` is any test set: facelib.testset. `seed` draws the random crops.
     Raises ValueError or FileNotFoundError, naming what is wrong, before the first image is embedded.
     """
     protocol.check()
     device = choose_device(device)
     environment = provenance.environment(device)  # now: the repository may have moved on by the end
     embedder = load_embedder(model, device)
-    stored = stored_pairs(lfw, protocol) if Path(lfw).suffix == ".bin" else None
-    images, listed = (Path(lfw), stored.pairs) if stored else find_pairs(lfw, protocol.pairs, protocol.folds)
-    check_kinds(listed, lfw)
+    test = open_test(lfw, protocol, seed, cache, device)
     if protocol.far != FAR:  # the default was not asked for: where it can't be resolved, measures() leave it out
-        check_far(protocol.far, listed.genuine)
-    dataset = stored or find_crops(images, listed, protocol, seed, cache, device)
+        check_far(protocol.far, test.pairs.genuine)
     with whole_folder(output, FILES) as folder:
-        asked = {"model": str(model), "lfw": str(lfw), "images": images.name, "seed": seed}
-        environment |= {"data": fingerprint(images, dataset.images), "model": model_fingerprint(embedder)}
-        found = judge(embedder, dataset, listed, protocol, folder, asked, environment)
+        asked = {"model": str(model), "lfw": str(lfw), "images": test.images.name, "seed": seed}
+        environment |= {"data": test.fingerprint, "model": model_fingerprint(embedder)}
+        found = judge(embedder, test, protocol, folder, asked, environment)
     return found
 
 
 def judge(
-    embedder: Embedder, dataset: PairImages | BinImages, pairs: Pairs, protocol: Protocol, folder: Path, asked: dict,
-    environment: dict,
+    embedder: Embedder, test: TestSet, protocol: Protocol, folder: Path, asked: dict, environment: dict
 ) -> dict:  # fmt: skip
-    """Score a data set's pairs, write the folder's files and return the measures. `asked` is what was asked for
-    besides the protocol.
+    """Score a test set's pairs, write the folder's files and return the measures. `asked` is what was asked for besides
+    the protocol.
     """
-    scores = score_pairs(embedder, dataset, protocol)
-    found = protocol_measures(scores, pairs, protocol) | {"images": len(dataset)}
-    if embedder.declaration is not None and not isinstance(dataset, BinImages):  # whose file tells no person by name
-        found["colour_order"] = colour_order.check(embedder, dataset, pairs.genuine)
+    scores, pairs = score_pairs(embedder, test.crops, protocol), test.pairs
+    found = protocol_measures(scores, pairs, protocol) | {"images": len(test.crops)}
+    if embedder.declaration is not None and test.has_names:
+        found["colour_order"] = colour_order.check(embedder, test.crops, pairs.genuine)
         colour_order.warn(embedder, found["colour_order"])
     pairs_of = {"genuine": pairs.genuine, "fold": pairs.fold, "first": pairs.first, "second": pairs.second}
     np.savez_compressed(folder / "scores.npz", score=scores, **pairs_of)
@@ -259,38 +254,6 @@ def judge(
     write_json(folder / "environment.json", environment)
     write_json(folder / "metrics.json", found)
     return found
-
-
-def check_kinds(pairs: Pairs, name: str | Path) -> None:
-    """Raise ValueError, naming where they are from, if all pairs are of one kind."""
-    if pairs.genuine.all() or not pairs.genuine.any():
-        kind = "genuine" if pairs.genuine.all() else "impostor"
-        raise ValueError(f"{name}: all {len(pairs)} pairs are {kind}, both kinds are needed. Replace the file.")
-
-
-def find_pairs(lfw: str | Path, pairs: str = "pairs.txt", folds: int = 0) -> tuple[Path, Pairs]:
-    """The folder of images in an LFW folder, and its pairs (of the first `folds` folds), without opening an image.
-
-    Raises ValueError or FileNotFoundError, naming what is wrong or missing.
-    """
-    images, listed = lfw_images(lfw), read_pairs(Path(lfw) / pairs).first_folds(folds)
-    images_of_pairs(images, listed, list_images(images))
-    return images, listed
-
-
-def find_crops(images: Path, pairs: Pairs, protocol: Protocol, seed: int, cache: str, device: str) -> PairImages:
-    """The crops of the pairs' images in a folder by the protocol; aligned ones by all its images' landmarks."""
-    landmarks = find_landmarks(images, cache, device) if protocol.crop == "aligned" else None
-    return PairImages(images, pairs, landmarks, protocol.crop, seed)
-
-
-def stored_pairs(file: str | Path, protocol: Protocol) -> BinImages:
-    """The pairs of a verification set `<name>.bin`. Raises ValueError if the protocol asks for other crops or pairs."""
-    if protocol.crop != "aligned":
-        raise ValueError(f"crop must be aligned for {file}, whose images are stored as crops, found {protocol.crop!r}")
-    if protocol.pairs != Protocol.pairs:
-        raise ValueError(f"pairs must stay {Protocol.pairs} for {file}, which has its own, found {protocol.pairs!r}")
-    return bin_pairs(file, protocol.folds)
 
 
 def model_fingerprint(embedder: Embedder) -> str:
@@ -302,9 +265,9 @@ if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
     try:
-        images, listed = find_pairs(sys.argv[1])
+        test = open_test(sys.argv[1])
         for model in sys.argv[2:]:
             load_embedder(model).embed(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8))
     except (OSError, ValueError) as error:
         sys.exit(f"\n{error}")
-    print(" and ".join([f"{images}: {len(listed)} pairs", *(f"{model}: an embedder" for model in sys.argv[2:])]))
+    print(" and ".join([f"{test.images}: {len(test)} pairs", *(f"{model}: an embedder" for model in sys.argv[2:])]))

@@ -13,7 +13,8 @@ from facelib.detectors import DETECTORS
 from facelib.landmarks import find_landmarks
 from facelib.models import create_model
 from facelib.pretrained import load_embedder
-from facelib.verification import embed_images, find_pairs, measures, pair_scores
+from facelib.testset import open_test
+from facelib.verification import embed_images, measures, pair_scores
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,8 @@ def test_every_detector_has_its_counts_its_speed_and_the_measures_of_its_scores(
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_detectors_scores_are_those_of_its_landmarks_though_others_came_with_the_images(place, name):
-    images, listed = find_pairs(place / "lfw")
+    test = open_test(place / "lfw")
+    images, listed = test.images, test.pairs
     dataset = PairImages(images, listed, find_landmarks(images, place / "cache", detector=name))
     embeddings = embed_images(load_embedder(str(place / "model.pth")), dataset)
     with np.load(place / "study" / "scores.npz", allow_pickle=False) as arrays:

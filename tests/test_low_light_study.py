@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from facelib import low_light_plots, low_light_study, synthetic
+from facelib import low_light_plots, low_light_study, synthetic, testset
 from facelib.low_light import REPAIRS
 from facelib.low_light_study import noise_generator, study, table
 from facelib.models import create_model
@@ -96,7 +96,7 @@ def test_two_folds_are_the_first_two_of_the_pairs_file(place, tmp_path):
 
 @pytest.mark.parametrize("given", [{"folds": 1}, {"folds": 4}, {"folds": -1}, {"most_stops": -1}, {"seed": -1}])
 def test_a_wrong_parameter_is_named_before_faces_are_detected(place, tmp_path, monkeypatch, given):
-    monkeypatch.setattr(low_light_study, "find_landmarks", lambda *_: pytest.fail("detection takes minutes"))
+    monkeypatch.setattr(testset, "find_landmarks", lambda *_: pytest.fail("detection takes minutes"))
     (name, value), *_ = given.items()
     with pytest.raises(ValueError, match=f"{name} must be 0.*found {value}"):
         run(place, tmp_path / "out", **given)

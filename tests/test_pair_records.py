@@ -7,6 +7,7 @@ from facelib.data import InMemory, PairRecords, RecordIO
 from facelib.embedder import TorchEmbedder, create_model
 from facelib.pair_records import write_crops, write_pair_records
 from facelib.protocol import Protocol
+from facelib.testset import open_test
 
 PIXELS = torch.arange(2 * 3 * 112 * 112).reshape(2, 3, 112, 112).div(300, rounding_mode="floor").to(torch.uint8)
 
@@ -14,8 +15,8 @@ PIXELS = torch.arange(2 * 3 * 112 * 112).reshape(2, 3, 112, 112).div(300, roundi
 def test_it_scores_as_the_folder_that_it_is_from(tmp_path):
     lfw = tmp_path / "lfw"
     synthetic.make_lfw(lfw, identities=6, images_per_identity=3, pairs_per_fold=3, folds=2)
-    images, pairs = verification.find_pairs(lfw)
-    crops = verification.find_crops(images, pairs, Protocol(), 0, "", "cpu")
+    test = open_test(lfw)
+    crops, pairs = test.crops, test.pairs
     write_pair_records(crops, lfw / "pairs.txt", tmp_path / "records")
     found = PairRecords(tmp_path / "records")
     assert found.images == crops.images and found.pairs.first == pairs.first and found.pairs.second == pairs.second

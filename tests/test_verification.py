@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import norm
 
-from facelib import synthetic, verification
+from facelib import synthetic, testset, verification
 from facelib.low_light import published as low_light
 from facelib.models import Embedder, create_model
 from facelib.protocol import Protocol
@@ -312,7 +312,7 @@ def test_pairs_of_missing_images_are_told_before_faces_are_detected(tmp_path, mo
     for file in gone:
         file.unlink()
     torch.save(create_model("iresnet18_025", 8).state_dict(), tmp_path / "model.pth")
-    monkeypatch.setattr(verification, "find_landmarks", lambda *_: pytest.fail("detection takes minutes"))
+    monkeypatch.setattr(testset, "find_landmarks", lambda *_: pytest.fail("detection takes minutes"))
     with pytest.raises(FileNotFoundError, match="lfw-synthetic: .* images that the pairs file names are missing: "):
         verify(str(tmp_path / "model.pth"), str(tmp_path / "lfw"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -48,11 +48,12 @@ def runs(kit: Kit, out: Path, heavy: dict, light: dict, only: str) -> dict[str, 
     """
     plan, found = kit.about["plan"], {}
     kept = zipfile.ZipFile(out / "runs.zip").namelist() if (out / "runs.zip").exists() else []
-    for name, run in plan["runs"].items():
-        if run["notebook"] == "train" and f"{name}/metrics.json" not in kept and fnmatch.fnmatch(name, f"train/{only}"):
+    for name, run in ((n.removeprefix("train/"), run) for n, run in plan["runs"].items() if n.startswith("train/")):
+        grids = f"verify/{name}-low" in plan["runs"]  # a ladder's are tested in normal light alone
+        if grids and f"train/{name}/metrics.json" not in kept and fnmatch.fnmatch(name, only):
             is_heavy = run["parameters"]["backbone"] == plan["heavy"]
-            found[name.removeprefix("train/")] = config = Config(**run["parameters"] | (heavy if is_heavy else light))
-            config.check()
+            found[name] = Config(**run["parameters"] | (heavy if is_heavy else light))
+            found[name].check()
     order = lambda run: (run.seed, *(run.ratio != ratio for ratio in RATIOS), run.backbone != plan["heavy"])
     return dict(sorted(found.items(), key=lambda item: order(item[1])))
 
@@ -92,7 +93,7 @@ def train_and_verify(kit: Kit, until: float, out: Path, name: str, config: Confi
             asked = {"model": given["model"], "lfw": given["lfw"], "images": kit.about["images"], "seed": 0}
             (folder := Path(kept) / f"verify/{name}-{light}").mkdir(parents=True)
             embedder, made = TorchEmbedder(name, network, kit.device), kit.environment | made
-            measures = judge(embedder, kit.lfw, kit.lfw.pairs, protocol, folder, asked, made)
+            measures = judge(embedder, kit.lfw, protocol, folder, asked, made)
             found |= {f"{key}, {light} light": measures[key] for key in ("accuracy", "auc") if key in measures}
         keep(out / "runs.zip", Path(kept))
     return found | {"seconds": time.monotonic() - began}

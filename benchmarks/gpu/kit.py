@@ -18,10 +18,12 @@ import numpy as np
 from facelib import ROOT, demo, profiles, provenance, verification
 from facelib.data import InMemory, PairRecords, RecordIO, fingerprint_of, open_crops
 from facelib.embedder import choose_device
+from facelib.images import lfw_images
 from facelib.output import whole_folder, write_json
 from facelib.pair_records import write_crops, write_pair_records
 from facelib.pretrained import load_embedder
 from facelib.protocol import Protocol
+from facelib.testset import open_test
 
 PIECE = 60 * 2**20  # bytes at most
 MOVES = 0.001  # of 1, that the crops' JPEG may move the released model's accuracy
@@ -39,7 +41,7 @@ class Kit:
         with (self.records / "train.rec").open("ab") as whole:
             for k in range(2, 1 + self.about["pieces"]):
                 whole.write((folder / f"faces-{k}" / "train.rec").read_bytes())
-        self.faces, self.lfw = InMemory(RecordIO(self.records), self.device), PairRecords(folder / "lfw")
+        self.faces, self.lfw = InMemory(RecordIO(self.records), self.device), open_test(folder / "lfw")
 
 
 def write_faces(source: Path, kit: Path) -> int:
@@ -60,12 +62,13 @@ def write_faces(source: Path, kit: Path) -> int:
 
 def write_lfw(lfw: Path, released: str | None, piece: Path) -> None:
     """LFW's piece. Raises ValueError if its JPEG moves the released model's accuracy by MOVES."""
-    (images, pairs), protocol = verification.find_pairs(lfw), Protocol(flip=True)
-    crops = verification.find_crops(images, pairs, protocol, 0, "build/landmarks", "cpu")
-    write_pair_records(crops, lfw / "pairs.txt", piece)
+    test, protocol = open_test(lfw), Protocol(flip=True)
+    write_pair_records(test.crops, lfw / "pairs.txt", piece)
     if released:
-        scores = [verification.score_pairs(load_embedder(released), x, protocol) for x in (crops, PairRecords(piece))]
-        before, after = (verification.protocol_measures(side, pairs, protocol)["accuracy"] for side in scores)
+        scores = [
+            verification.score_pairs(load_embedder(released), x, protocol) for x in (test.crops, PairRecords(piece))
+        ]
+        before, after = (verification.protocol_measures(side, test.pairs, protocol)["accuracy"] for side in scores)
         print(f"{released}: accuracy {before:.2%}, of the crops as JPEG {after:.2%}")
         if abs(after - before) >= MOVES:
             raise ValueError(f"{piece}: its JPEG moves the released model's accuracy by {MOVES:.1%} or more")
@@ -85,7 +88,7 @@ def write_kit(target: Path, plan: dict) -> None:
             if file.exists():  # not every model has a declaration
                 shutil.copy(file, kit / "model")
         images = (kit / "lfw" / "names.txt").read_text(errors="surrogateescape").splitlines()
-        about |= {"images": verification.lfw_images(plan["lfw"]).name, "lfw": fingerprint_of(plan["lfw"], images)}
+        about |= {"images": lfw_images(plan["lfw"]).name, "lfw": fingerprint_of(plan["lfw"], images)}
         write_json(kit / "code" / "kit.json", about)
         for piece in sorted(kit.iterdir()):
             size = sum(file.stat().st_size for file in piece.rglob("*") if file.is_file())
