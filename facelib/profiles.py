@@ -27,12 +27,20 @@ LADDER = "ladder-"  # what names of the training ladder's runs begin with
 SEED = "-s"  # what stands before a further seed at the end of a run's name
 MODELS = (".onnx", ".pth", ".pt", ".safetensors")
 # The module whose code, with all that it imports, decides what comes out of a notebook's run...
-MODULE_OF = {"flops": "flops", "train": "train", "verify": "verification", "statistics": "statistics"}
-MODULE_OF |= {"evaluation_ladder": "evaluation_ladder", "low_light": "low_light_study", "integrity": "integrity"}
-MODULE_OF |= {"detectors": "detector_study", "data": "data_summary"}
+MODULE_OF = {
+    "flops": "facelib.flops",
+    "train": "facelib.train",
+    "verify": "facelib.verification",
+    "statistics": "facelib.statistics",
+    "evaluation_ladder": "facelib.evaluation_ladder",
+    "low_light": "facelib.low_light_study",
+    "integrity": "facelib.integrity",
+    "detectors": "facelib.detector_study",
+    "data": "facelib.data_summary",
+}
 # Notebooks whose results the statistics take up.
 FOR_STATISTICS = ("verify", "evaluation_ladder", "low_light", "detectors", "integrity")
-WRITERS = {"output", "provenance"}  # ... but for those that only write it down
+WRITERS = {"facelib.output", "facelib.provenance"}  # ... but for those that only write it down
 PACK = ".pack"
 # What insightface packs beside its embedders: detectors, landmarks, attributes.
 NOT_EMBEDDERS = ("det_", "scrfd", "1k3d68", "2d106det", "genderage")
@@ -284,35 +292,41 @@ def code_of(notebook: Path) -> str:
     return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code") + "\n"
 
 
-def modules_behind(module: str, package: Path = Path("facelib")) -> list[str]:
-    """The modules of the package that decide what this one computes: itself and all that it imports, sorted."""
-    found, unread = set(), {module}
+def modules_behind(module: str) -> list[str]:
+    """The modules of facelib that decide what this one computes: itself and all that it imports, sorted."""
+    behind, unread = set(), {module}
     while unread:
-        found |= unread
+        behind |= unread
         imported = set()
         for name in unread:
-            for node in ast.walk(read_module(package / f"{name}.py")):
-                if isinstance(node, ast.ImportFrom) and node.module == package.name:
-                    imported |= {alias.name for alias in node.names}
-                elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package.name}."):
-                    imported.add(node.module.split(".")[1])
-        unread = {name for name in imported if (package / f"{name}.py").exists()} - found - WRITERS
-    return sorted(found)
+            for node in ast.walk(read_module(name)):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "facelib":
+                    imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        unread = {name for name in imported if name != "facelib" and file_of(name).exists()} - behind - WRITERS
+    return sorted(behind)
+
+
+def file_of(module: str) -> Path:
+    """Where a module's code is, a room's in its __init__.py."""
+    path = Path(module.replace(".", "/"))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def without_words(source: str) -> ast.Module:
-    """Python source without its comments and docstrings: what can change a result."""
+    """Python source without comments, docstrings and what errors say: what can change a result."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
             node.body[0].value.value = ""
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            node.exc.args = []
     return tree
 
 
 @functools.cache
-def read_module(file: Path) -> ast.Module:
-    return without_words(file.read_text())
+def read_module(module: str) -> ast.Module:
+    return without_words(file_of(module).read_text())
 
 
 def fingerprint(text: str) -> str:
@@ -321,8 +335,8 @@ def fingerprint(text: str) -> str:
 
 @functools.cache
 def code_fingerprint(module: str) -> str:
-    """A line: the name of facelib's module and the fingerprint of its code."""
-    return f"{module}.py {fingerprint(ast.unparse(read_module(Path(f'facelib/{module}.py'))))}\n"
+    """A line: the module's name and the fingerprint of its code."""
+    return f"{module} {fingerprint(ast.unparse(read_module(module)))}\n"
 
 
 def listing(folder: Path, cache: Path | None = None) -> dict:
@@ -409,7 +423,8 @@ def main(data: str, name: str = "") -> None:
         lines += "".join(map(code_fingerprint, modules_behind(module)))
         write_if_changed(build / "code" / f"{notebook}.txt", lines)
     if made["synthetic"]:
-        write_if_changed(build / "code" / "faces.txt", "".join(map(code_fingerprint, ["demo", "synthetic"])))
+        drawing = map(code_fingerprint, ["facelib.demo", "facelib.synthetic"])
+        write_if_changed(build / "code" / "faces.txt", "".join(drawing))
     else:
         for data_set in ("train_faces", "lfw"):
             found = listing(Path(made[data_set]), build / f"listing-{data_set}.json")
