@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from tqdm import tqdm
 
@@ -88,7 +88,7 @@ def plain_pipeline(folder: Path) -> Callable:
     return lambda: DataLoader(faces, BATCH, shuffle=True, num_workers=WORKERS)
 
 
-def loaded(faces: data.Dataset, augmented: bool, workers: int = 0) -> Callable:
+def loaded(faces: Dataset, augmented: bool, workers: int = 0) -> Callable:
     """facelib's loader: uint8, or augmented float32. A pack needs no workers."""
     loader, flips = data.Loader(faces, BATCH, shuffle=True, workers=workers, crop=SIZE), torch.Generator()
 
@@ -99,7 +99,7 @@ def loaded(faces: data.Dataset, augmented: bool, workers: int = 0) -> Callable:
     return batches
 
 
-def copied(faces: data.Dataset) -> Callable:
+def copied(faces: Dataset) -> Callable:
     """numpy's copy of as many bytes as the packed images have, batch by batch."""
     source = np.ones((len(faces), SIZE, SIZE, 3), np.uint8)
     target = np.empty((BATCH, SIZE, SIZE, 3), np.uint8)
