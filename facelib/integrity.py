@@ -33,7 +33,7 @@ from facelib.duplicates import count_duplicates, find_duplicates, read_prints
 from facelib.embedder import choose_device
 from facelib.landmarks import fingerprint
 from facelib.output import whole_folder, write_json
-from facelib.pairs import Pairs, read_pairs
+from facelib.pairs import Pairs, identity_of, read_pairs, without
 from facelib.pretrained import load_embedder
 from facelib.testset import open_test
 from facelib.verification import best_threshold, embed_images, measures, model_fingerprint, pair_scores
@@ -121,11 +121,6 @@ def check(model: str, train: str, lfw: str, output: str, cache: str = "build/lan
     return metrics
 
 
-def identity_of(image: str) -> str:
-    """The identity of an image's name or path: its folder."""
-    return image.split("/")[0]
-
-
 def in_several_folds(pairs: Pairs) -> list[str]:
     """The identities with pairs in more than one fold, sorted."""
     seen = pd.DataFrame({"identity": [identity_of(image) for image in [*pairs.first, *pairs.second]]})
@@ -185,9 +180,3 @@ def counted_suspects(suspects: pd.DataFrame, pairs: Pairs) -> dict:
     identities = sorted({*suspects.lfw})
     left = int(without(pairs.first, pairs.second, identities).sum())
     return {"suspects": len(suspects), "suspect_lfw": identities, "pairs_without": left}
-
-
-def without(first: Iterable[str], second: Iterable[str], identities: Iterable[str]) -> np.ndarray:
-    """Which pairs (P,) bool of images `<identity>/...`, first and second, show none of the identities."""
-    left_out = {*identities}
-    return np.array([not {identity_of(a), identity_of(b)} & left_out for a, b in zip(first, second)], bool)

@@ -101,6 +101,17 @@ def images_of_pairs(folder: str | Path, pairs: Pairs, images: Iterable[str]) -> 
     return {name: there[name] for name in names}
 
 
+def identity_of(image: str) -> str:
+    """The identity of an image's name or path: its folder."""
+    return image.split("/")[0]
+
+
+def without(first: Iterable[str], second: Iterable[str], identities: Iterable[str]) -> np.ndarray:
+    """Which pairs (P,) bool of images `<identity>/...`, first and second, show none of the identities."""
+    left_out = {*identities}
+    return np.array([not {identity_of(a), identity_of(b)} & left_out for a, b in zip(first, second)], bool)
+
+
 CROPS = ("aligned", "centre", "random", "resized")
 
 

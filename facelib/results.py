@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from facelib.profiles import LADDER, SEED
+from facelib.statistics import read_plan
 
 # What load_results sorts finished runs into, by name.
 KINDS = (
@@ -33,7 +34,7 @@ def load_results(build: Path) -> dict:
 
     The unfinished ones are listed. A run that was made with other parameters than the plan's counts as unfinished.
     """
-    plan = json.loads((build / "plan.json").read_text())
+    plan = read_plan(build)
     results = {"plan": plan, "flops": None, "statistics": None, "integrity": None, "data": None, "unfinished": []}
     results |= {kind: {} for kind in KINDS}
     bench = build.parent / "bench.json"  # what `make bench` left

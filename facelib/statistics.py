@@ -22,8 +22,8 @@ from facelib import provenance
 from facelib.bootstrap import RESAMPLES, Interval, intervals
 from facelib.calibration import calibrate
 from facelib.comparison import compare
-from facelib.integrity import without
 from facelib.output import whole_folder, write_json
+from facelib.pairs import without
 from facelib.protocol import LIGHTS
 from facelib.verification import FAR, lowest_far, measures, right_decisions
 from facelib.weighted_pairs import WeightedPairs
@@ -153,12 +153,19 @@ def as_numbers(interval: Interval) -> dict[str, float]:
     return {name: float(np.clip(value, 0, 1)) for name, value in dataclasses.asdict(interval).items()}
 
 
+def read_plan(results: Path) -> dict:
+    """The runs of a report in its folder of results. Raises FileNotFoundError where there is none."""
+    if not (results / "plan.json").exists():
+        raise FileNotFoundError(f"{results}: no report's results. `make report PROFILE=demo` leaves some in build/demo.")
+    return json.loads((results / "plan.json").read_text())
+
+
 def summarise(results: str, output: str, resamples: int = RESAMPLES, seed: int = 0) -> dict:
     """Intervals, bands and comparisons of the finished verifications of the plan in the folder `results`.
 
     Writes the folder `output`, returns its metrics.
     """
-    plan = json.loads((Path(results) / "plan.json").read_text())
+    plan = read_plan(Path(results))
     metrics = {"resamples": resamples, "seed": seed, "verify": {}, "compare": {}, "calibration": {}}
     metrics |= {study: {} for study in STUDIES} | {"without_suspects": {}}
     bands, scores = {}, {}

@@ -27,7 +27,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -45,10 +45,12 @@ from facelib.precision import precision_of
 from facelib.preemption import PREEMPTED, Preempted, on_sigterm, preempt
 from facelib.run_state import COLUMNS, Run, check_same, create_head
 from facelib.training_config import Config
-from facelib.validation import Validation
+from facelib.validation import measures_of
 
 FILES = ("weights.safetensors", "head.safetensors", "parameters.json", "metrics.json", "log.csv", "environment.json")
 FILES += ("validation.csv", "tensorboard", "checkpoints", "not-finite.txt")
+# Maps the backbone, which is left as it is, and its name to the measures that an epoch ends with.
+AfterEpoch = Callable[[nn.Module, str], dict[str, float]]
 WINDOW = 20  # steps whose losses a GPU keeps before they are looked at: each look waits for it
 
 
@@ -57,19 +59,21 @@ def select_images(config: Config, landmarks: pd.DataFrame | None = None) -> data
     return data.open_faces(config.data, config.ratio, config.seed, config.keep_one, landmarks)
 
 
-def train(config: Config) -> dict:
+def train(config: Config, after_epoch: AfterEpoch | None = None) -> dict:
     """Train by the config, write the run's folder, return its metrics. An earlier run in the folder is replaced, an
-    unfinished one of the same config continued.
+    unfinished one of the same config continued. `after_epoch` measures the backbone where the config has `validate`.
 
     Raises ValueError or OSError, naming what is wrong, before the first step where it can; FloatingPointError for a
     loss that is no number; Preempted after a SIGTERM.
     """
     config.check()
+    if config.validate and after_epoch is None:
+        raise ValueError("validate is set: hand facelib.validation.measures_of(config) to train() too")
     if config.processes > 1 and not processes.launched():
         return train_in_processes(config)
     try:
         with on_sigterm(preempt(f"{config.output}: ended by SIGTERM. The same command goes on.")):
-            return train_here(config, processes.join(choose_device(config.device)))
+            return train_here(config, processes.join(choose_device(config.device)), after_epoch)
     except RuntimeError as error:
         if out_of_memory(error):
             raise MemoryError(
@@ -105,7 +109,7 @@ def train_in_processes(config: Config) -> dict:
     return json.loads((Path(config.output) / "metrics.json").read_text())
 
 
-def train_here(config: Config, device: str) -> dict:
+def train_here(config: Config, device: str, after_epoch: AfterEpoch | None) -> dict:
     """In this process, one of those of torch.distributed if there are several."""
     kind = torch.device(device).type
     environment = provenance.environment(kind)  # now: the repository may have moved on by the end
@@ -125,7 +129,6 @@ def train_here(config: Config, device: str) -> dict:
             f"batch_size {config.batch_size} and {len(dataset)} images leave some of {processes.count()} processes none"
         )
     environment["data"] = data.fingerprint_of(config.data, dataset.images)
-    validation = Validation(config.validate, config.cache, kind) if config.validate else None
     head = create_head(config, len(dataset.identities))
     precision = precision_of(config.precision, kind)
     check_room(config, backbone, head)
@@ -144,7 +147,7 @@ def train_here(config: Config, device: str) -> dict:
             run.restore(*found)
             if processes.rank() == 0:
                 print(f"{config.output}: going on after step {run.step} of {run.steps}")
-        fit(run, folder, validation, stop)
+        fit(run, folder, after_epoch, stop)
         for name, weights in run.weights().items():
             if not weights.isfinite().all():
                 raise FloatingPointError(
@@ -207,7 +210,7 @@ def run_folder(output: str, size: int) -> Iterator[Path]:
         yield Path(output).with_name(Path(output).name + ".unfinished")
 
 
-def fit(run: Run, folder: Path, validation: Validation | None, stop: threading.Event) -> None:
+def fit(run: Run, folder: Path, after_epoch: AfterEpoch | None, stop: threading.Event) -> None:
     """The training loop: from the run's step to the last one, with a checkpoint now and then. If it is to stop, it
     raises Preempted after one.
     """
@@ -215,8 +218,8 @@ def fit(run: Run, folder: Path, validation: Validation | None, stop: threading.E
     window = 1 if run.device == "cpu" else WINDOW
     saved = time.perf_counter()
     with Log(run, folder) as log:
-        if validation is not None and run.step and run.step % len(loader) == 0:  # it was stopped before
-            log.validate(validation, run.step // len(loader))
+        if after_epoch is not None and run.step and run.step % len(loader) == 0:  # it was stopped before
+            log.validate(after_epoch, run.step // len(loader))
         for epoch in range(run.step // len(loader), config.epochs):
             loader.order.epoch, loader.order.skip = epoch, run.step - epoch * len(loader)
             for images, labels in batches(run, folder):
@@ -228,10 +231,10 @@ def fit(run: Run, folder: Path, validation: Validation | None, stop: threading.E
                 if wish and run.step % len(loader):
                     saved = save(run, folder, log, wish)
             log.look()
-            if validation is not None or (wish and run.step < run.steps):
+            if after_epoch is not None or (wish and run.step < run.steps):
                 saved = save(run, folder, log, wish)
-            if validation is not None:
-                log.validate(validation, epoch + 1)
+            if after_epoch is not None:
+                log.validate(after_epoch, epoch + 1)
 
 
 def batches(run: Run, folder: Path) -> Iterator[tuple[Tensor, Tensor]]:
@@ -331,7 +334,7 @@ class Log:
         self.began = now
         self.pending.clear()
 
-    def validate(self, validation: Validation, epoch: int) -> None:
+    def validate(self, after_epoch: AfterEpoch, epoch: int) -> None:
         """The measures after an epoch, by the first process while the others wait. A checkpoint has been made, so that
         a SIGTERM need not wait for them.
         """
@@ -340,7 +343,7 @@ class Log:
             backbone = run.backbone if run.average is None else run.average.module
             ended = f"{run.config.output}: ended by SIGTERM after step {run.step}. The same command goes on."
             with on_sigterm(preempt(ended)):
-                measures = validation.measure(backbone, run.config.backbone)
+                measures = after_epoch(backbone, run.config.backbone)
             append_row(self.folder / "validation.csv", {"epoch": epoch} | measures)
             for name, value in measures.items():
                 self.writer.add_scalar(f"validation/{name}", value, self.run.step)
@@ -390,7 +393,8 @@ def main() -> None:
     file = arguments.params
     try:
         if file is not None:
-            train(Config.read(file))
+            config = Config.read(file)
+            train(config, measures_of(config))
         for file in arguments.check:
             config = Config.read(file)
             config.check()

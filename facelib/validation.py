@@ -1,12 +1,14 @@
 """The measures of a backbone on pairs while it is trained. Nothing is chosen by them."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 
-from facelib.embedder import TorchEmbedder
+from facelib.embedder import TorchEmbedder, choose_device
 from facelib.protocol import Protocol
 from facelib.testset import open_test
+from facelib.training_config import Config
 from facelib.verification import measures, score_pairs
 
 
@@ -25,3 +27,10 @@ class Validation:
         embedder = TorchEmbedder(name, copy.deepcopy(backbone), self.device)
         scores = score_pairs(embedder, self.test.crops, Protocol())
         return measures(scores, self.test.pairs.genuine, self.test.pairs.fold)
+
+
+def measures_of(config: Config) -> Callable[[torch.nn.Module, str], dict[str, float]] | None:
+    """What facelib.train.train is to do after each epoch of this config, or None. Raises as Validation."""
+    if not config.validate:
+        return None
+    return Validation(config.validate, config.cache, choose_device(config.device)).measure

@@ -14,9 +14,10 @@ import torch
 from facelib import alignment, integrity, integrity_plots, synthetic
 from facelib.data import read_pairs
 from facelib.images import list_images, read_image
-from facelib.integrity import check, in_both, in_several_folds, shared_names, without
+from facelib.integrity import check, in_both, in_several_folds, shared_names
 from facelib.landmarks import fingerprint
 from facelib.models import create_model
+from facelib.pairs import without
 from facelib.pretrained import load_embedder
 from facelib.verification import best_threshold
 

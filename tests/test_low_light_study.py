@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from facelib import low_light_plots, low_light_study, synthetic, testset
+from facelib import low_light_plots, synthetic, testset
 from facelib.low_light import REPAIRS
 from facelib.low_light_study import noise_generator, study, table
 from facelib.models import create_model

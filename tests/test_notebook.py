@@ -86,13 +86,20 @@ SHORT = {
 }
 
 
-@pytest.mark.parametrize("name", ["train", "verify", "explore", "integrity", "statistics", "figures", "data", *SHORT])
+@pytest.mark.parametrize("name", ["train", "verify", "explore", "integrity", "data", *SHORT])
 def test_a_notebook_runs_as_it_stands_with_no_data_present(name, checkout):
     command = [sys.executable, "-m", "facelib.notebook", name, f"build/run/{name}.ipynb", *SHORT.get(name, [])]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (checkout / "build" / "run" / f"{name}.ipynb").exists()
     assert not (checkout / "build" / "demo" / "plan.json").exists()
+
+
+@pytest.mark.parametrize("name", ["figures", "statistics"])
+def test_without_results_it_is_told_where_some_come_from(name, checkout):
+    command = [sys.executable, "-m", "facelib.notebook", name, f"build/run/{name}.ipynb"]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "`make report PROFILE=demo` leaves some in build/demo" in done.stderr
 
 
 def test_parameters_of_a_file_may_be_changed_on_the_command_line(tmp_path):

@@ -25,7 +25,7 @@ from facelib.data import IdentityFolder
 from facelib.preemption import Preempted
 from facelib.train import train
 from facelib.training_config import Config
-from facelib.validation import Validation
+from facelib.validation import Validation, measures_of
 
 
 @pytest.fixture(scope="module")
@@ -217,8 +217,8 @@ def test_a_sigterm_does_not_wait_for_a_validation_which_is_made_when_the_run_goe
     asked = config(faces, tmp_path / "run", checkpoint_minutes=60.0, validate=str(tmp_path / "lfw"))
     with monkeypatch.context() as patched, pytest.raises(Preempted, match="ended by SIGTERM after step 2"):
         patched.setattr(Validation, "measure", end_now)
-        train(asked)
-    assert train(asked)["continued_after_steps"] == [2]
+        train(asked, measures_of(asked))
+    assert train(asked, measures_of(asked))["continued_after_steps"] == [2]
     assert pd.read_csv(tmp_path / "run" / "validation.csv").epoch.tolist() == [1, 2, 3]
 
 

@@ -17,6 +17,7 @@ from facelib import train as train_module
 from facelib.pretrained import load_embedder
 from facelib.train import train
 from facelib.training_config import Config
+from facelib.validation import measures_of
 from facelib.verification import verify
 
 
@@ -198,7 +199,10 @@ def test_measures_after_each_epoch_are_written_down_and_choose_nothing(faces, tm
         tmp_path / "lfw", identities=6, images_per_identity=2, pairs_per_fold=2, folds=2, seed=4, first_identity=9
     )
     options = {"cache": str(tmp_path), "checkpoint_minutes": 0.0}
-    train(config(faces, tmp_path / "looked", validate=str(tmp_path / "lfw"), **options))
+    looked = config(faces, tmp_path / "looked", validate=str(tmp_path / "lfw"), **options)
+    with pytest.raises(ValueError, match="validate is set: hand"):
+        train(looked)
+    train(looked, measures_of(looked))
     train(config(faces, tmp_path / "not", **options))
     looked, blind = (safetensors.torch.load_file(tmp_path / of / "weights.safetensors") for of in ("looked", "not"))
     assert all(torch.equal(looked[name], blind[name]) for name in blind)

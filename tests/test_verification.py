@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import norm
 
-from facelib import synthetic, testset, verification
+from facelib import synthetic, testset
 from facelib.low_light import published as low_light
 from facelib.models import Embedder, create_model
 from facelib.protocol import Protocol
