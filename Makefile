@@ -115,7 +115,7 @@ else
 # What is wrong with the data or a parameter is told before anything is computed.
 $(CHECKED): $(BUILD)/parameters/lfw.json $(PAIRS) $(RELEASED) $(BUILD)/parameters/train_faces.json $(TRAIN_PARAMETERS) | $(ENVIRONMENT)
 	$(BIN)/python -m facelib.verification $(LFW) $(RELEASED) > $@.partial
-	$(BIN)/python -m facelib.train --check $(TRAIN_PARAMETERS) >> $@.partial && mv $@.partial $@
+	$(BIN)/python -m facelib.training --check $(TRAIN_PARAMETERS) >> $@.partial && mv $@.partial $@
 $(TRAIN_LANDMARKS): $(BUILD)/parameters/train_faces.json | $(ENVIRONMENT) $(FLOPS)
 	$(if $(TRAIN_ALIGNED),echo $(TRAIN_FACES): aligned,$(BIN)/python -m facelib.landmarks $(TRAIN_FACES) build/landmarks) > $@.partial && mv $@.partial $@
 # After the other: two detectors at once would only share the cores.

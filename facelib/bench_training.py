@@ -14,14 +14,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from facelib import data, flops, freed_memory, memory_format
+from facelib import data, flops
 from facelib.bench_head import straightforward
 from facelib.bench_loading import WORKERS, plain_faces
 from facelib.embedder import create_model
 from facelib.losses import ArcFace
-from facelib.precision import precision_of
-from facelib.run_state import Run
-from facelib.training_config import Config
+from facelib.training.config import Config
+from facelib.training.machine import keep_freed_memory
+from facelib.training.trainer import Run
 
 BACKBONES = ("iresnet50", "efficientnet_b3")
 
@@ -36,7 +36,6 @@ def measure(
     if not packed.exists():
         data.pack(folder, packed, cache=cache)
     for name in backbones:
-        begin(name, packed, cache, batch)  # its trial of memory formats, while nothing else runs
         sides, pipes = [], {}
         for kind in ("plain", "facelib"):
             pipes[kind], theirs = multiprocessing.Pipe()
@@ -95,9 +94,8 @@ def begin(name: str, packed: Path, cache: Path, batch: int) -> Run:
     """facelib's run of a backbone on the packed faces."""
     config = Config(str(packed), "", str(cache), name, epochs=10**6, batch_size=batch, learning_rate=0.01)
     torch.manual_seed(0)
-    faces, backbone, precision = data.Pack(packed), create_model(name), precision_of("auto", "cpu")
-    layout = memory_format.choose(backbone, name, "cpu", precision, cache)
-    return Run(config, data.Share(faces), "", backbone, ArcFace(512, len(faces.identities)), "cpu", precision, layout)
+    faces, backbone = data.Pack(packed), create_model(name)
+    return Run(config, data.Share(faces), backbone, ArcFace(512, len(faces.identities)), "cpu")
 
 
 def our_loop(run: Run) -> Iterator[tuple[int, float]]:
@@ -106,7 +104,7 @@ def our_loop(run: Run) -> Iterator[tuple[int, float]]:
         began = time.perf_counter()
         for images, labels in run.loader:
             waited = time.perf_counter() - began
-            run.train_step(images, labels).item()
+            run.step(images, labels).item()
             yield len(images), waited
             began = time.perf_counter()
 
@@ -119,7 +117,7 @@ def train_on_demand(asked: Connection, kind: str, name: str, source: Path, cache
         loader = lambda: DataLoader(faces, batch, shuffle=True, num_workers=WORKERS, drop_last=True)
         steps = ((images, 0.0) for images in plain_loop(create_model(name).train(), loader, len(faces.classes)))
     else:
-        freed_memory.keep()  # as facelib.train does
+        keep_freed_memory()  # as facelib.training does
         run = begin(name, source, cache, batch)
         steps = our_loop(run)
     while asked.recv():
@@ -130,7 +128,7 @@ def train_on_demand(asked: Connection, kind: str, name: str, source: Path, cache
     if kind == "plain":
         asked.send({})
     else:
-        asked.send({"memory_format": run.memory_format, "convolutions": share_of_convolutions(run)})
+        asked.send({"memory_format": run.config.memory_format, "convolutions": share_of_convolutions(run)})
     asked.recv()
 
 
@@ -146,10 +144,10 @@ def matrix_product(rounds: int, size: int = 2048) -> float:
 
 def share_of_convolutions(run: Run) -> float:
     """Of a training step's time, by PyTorch's profiler."""
-    run.loader.order.epoch, run.loader.order.skip = divmod(run.step, len(run.loader))
+    run.loader.order.epoch, run.loader.order.skip = divmod(run.done, len(run.loader))
     images, labels = next(iter(run.loader))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        run.train_step(images, labels)
+        run.step(images, labels)
     events = profile.key_averages()
     own = {event.key: event.self_cpu_time_total for event in events}
     return sum(time for key, time in own.items() if "convolution" in key or "conv2d" in key) / sum(own.values())

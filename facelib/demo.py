@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 from facelib import ROOT, synthetic
-from facelib.train import Config, train
+from facelib.training import Config, train
 
 DATA = Path("build/demo/data")
 EXAMPLE = Path("build/example")  # not where the notebooks write, so that what they leave is never taken for these

@@ -17,7 +17,7 @@ import sklearn.manifold
 import torch
 from torch import Tensor
 
-from facelib import low_light, train
+from facelib import low_light
 from facelib.embedder import Embedder, choose_device
 from facelib.images import hidden
 from facelib.low_light_study import noise_generator
@@ -26,6 +26,7 @@ from facelib.pretrained import load_embedder
 from facelib.profiles import MODELS, NOT_EMBEDDERS
 from facelib.protocol import Protocol
 from facelib.testset import open_test
+from facelib.training.machine import FILES
 from facelib.verification import (
     best_threshold,
     embed_images,
@@ -69,7 +70,7 @@ class Scored:
 
 def find_models(build: str | Path, weights: Iterable[str | Path]) -> list[str]:
     """Paths of the finished runs in `build`, whatever their profile, then of the released models in the `weights`."""
-    runs = sorted(path for path in Path(build).glob("*/train/*") if all((path / name).exists() for name in train.FILES))
+    runs = sorted(path for path in Path(build).glob("*/train/*") if all((path / name).exists() for name in FILES))
     released = [path for folder in dict.fromkeys(map(Path, weights)) for path in sorted(folder.glob("*"))]
     released = [path for path in released if path.suffix.lower() in MODELS and not hidden(path.name)]
     return [str(path) for path in [*runs, *(path for path in released if not path.name.startswith(NOT_EMBEDDERS))]]

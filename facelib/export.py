@@ -2,7 +2,7 @@
 
     python -m facelib.export RUN TARGET [VERIFICATION ...]
 
-RUN is a folder of facelib.train, TARGET the new folder:
+RUN is a folder of facelib.training, TARGET the new folder:
 
     model.onnx             input `images` (N, 3, 112, 112) float32 RGB in [-1, 1], output `embeddings` (N, D) float32,
                            any N; model.onnx.json declares its input (facelib.model_input)

@@ -11,11 +11,11 @@ RESAMPLES, SEED = 2000, 0
 RELIABLE = 0.99  # AUC below which the card says that the model is none to rely on
 RECIPE = (
     "loss scale margin sample_rate epochs batch_size accumulate optimizer learning_rate momentum weight_decay"
-    " decay_norms clip schedule power drops decay_over warmup ema seed"
+    " clip schedule power decay_over warmup ema seed"
 ).split()
 # What one loss, optimizer or schedule alone has.
 ONLY_OF = {"scale": "arcface", "margin": "arcface", "sample_rate": "arcface", "momentum": "sgd"}
-ONLY_OF |= {"power": "polynomial", "drops": "step"}
+ONLY_OF |= {"power": "polynomial"}
 
 
 def card(run: Path, verifications: list[Path]) -> str:

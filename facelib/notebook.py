@@ -11,6 +11,7 @@ import argparse
 import ast
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -18,7 +19,6 @@ import nbformat
 
 from facelib import ROOT
 from facelib.parameters import TYPES, convert
-from facelib.preemption import PREEMPTED, Preempted, on_sigterm
 
 
 def declared_parameters(notebook: Path) -> dict[str, tuple[type, object]]:
@@ -39,11 +39,18 @@ def declared_parameters(notebook: Path) -> dict[str, tuple[type, object]]:
 def check_parameters(notebook: Path, given: dict[str, object]) -> dict[str, object]:
     """The given parameters in their declared types; strings, as a command line gives them, are converted.
 
+    A notebook that declares `more: str` takes the parameters that it does not declare in there, as lines of YAML.
     Raises ValueError, listing what the notebook declares, for an undeclared name or a value of the wrong type.
     """
     declared = declared_parameters(notebook)
     listing = "\n".join(f"  {name}: {kind.__name__} = {default!r}" for name, (kind, default) in declared.items())
     checked = {}
+    if "more" in declared:
+        others = {name: value for name, value in given.items() if name not in declared}
+        given = {name: value for name, value in given.items() if name in declared}
+        if others:
+            lines = [f"{name}: {json.dumps(value)}" for name, value in others.items()]
+            given["more"] = "\n".join([given.get("more") or "", *lines]).strip()
     for name, value in given.items():
         if name not in declared:
             raise ValueError(f"{notebook.name} has no parameter {name!r}. It declares:\n{listing}")
@@ -68,18 +75,20 @@ def run_notebook(notebook: Path, output: Path, given: dict[str, object]) -> None
     # Warnings of packages about each other are none of the reader's business.
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning")
     partial, failed = output.with_suffix(".partial.ipynb"), output.with_suffix(".failed.ipynb")
+    # A SIGTERM is the kernel's business: a run that is trained there leaves a checkpoint and ends.
+    before = signal.signal(signal.SIGTERM, lambda *_: [child.terminate() for child in psutil.Process().children()])
     try:
-        # A SIGTERM is the kernel's business: a run that is trained there leaves a checkpoint and ends.
-        with on_sigterm(lambda *_: [child.terminate() for child in psutil.Process().children()]):
-            papermill.execute_notebook(
-                notebook, partial, parameters, kernel_name="python3", language="python", cwd=ROOT, progress_bar=False,
-                stdout_file=sys.stdout, stderr_file=sys.stderr,
-            )  # fmt: skip
+        papermill.execute_notebook(
+            notebook, partial, parameters, kernel_name="python3", language="python", cwd=ROOT, progress_bar=False,
+            stdout_file=sys.stdout, stderr_file=sys.stderr,
+        )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         partial.replace(failed)
         if error.ename == "Preempted":
-            raise Preempted(error.evalue) from None
+            raise RuntimeError(error.evalue) from None
         raise RuntimeError(f"{notebook.name}: {error.evalue}\n({error.ename}; the executed copy is {failed})") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     failed.unlink(missing_ok=True)
     partial.replace(output)
 
@@ -105,9 +114,6 @@ def main() -> None:
                 raise ValueError(f"{word!r} is not name=value")
             given[name] = value
         run_notebook(notebook, arguments.output, given)
-    except Preempted as error:
-        print(f"\n{error}", file=sys.stderr)
-        sys.exit(PREEMPTED)
     except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"\n{error}")
     except KeyboardInterrupt:

@@ -30,7 +30,7 @@ KINDS = (
 def load_embedder(source: str | Path, device: str = "cpu") -> Embedder:
     """A trained model: a file or folder, or one of timm's by name.
 
-    - a folder that `facelib.train` left
+    - a folder that `facelib.training` left
     - an .onnx file
     - a state dict (.pth, .pt, .safetensors) of insightface's ResNet or of the declared `backbone`
     - `local-dir:<folder>`, or the folder itself: config.json and weights as timm saves them
@@ -64,7 +64,7 @@ def load_embedder(source: str | Path, device: str = "cpu") -> Embedder:
 
 
 def load_run(folder: Path, device: str = "cpu") -> TorchEmbedder:
-    """The embedder of a folder that `facelib.train` left."""
+    """The embedder of a folder that `facelib.training` left."""
     parameters, weights = folder / "parameters.json", folder / "weights.safetensors"
     for file in (parameters, weights):
         if not file.exists():

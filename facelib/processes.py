@@ -1,23 +1,14 @@
 """Several processes that train one model (torch.distributed): who has what, and how they agree.
 
-PyTorch's launcher, torchrun, starts them, on one host or many; launch() starts it from here. Without it everything here
-is of the one process there is.
-
-    python -m facelib.processes ...    # torchrun, that ends after a SIGTERM with facelib's code and tells no traceback
+PyTorch's launcher, torchrun, starts them, on one host or many. Without it everything here is of one process alone.
 """
 
-import logging
 import os
-import signal
-import subprocess
-import sys
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-from facelib.preemption import PREEMPTED, on_sigterm
 
 PATIENCE = timedelta(minutes=10)  # with a process that is silent; one that died is noticed at once
 
@@ -97,38 +88,6 @@ def agree(wish: int) -> int:
     return int(wishes)
 
 
-def launch(processes: int, arguments: list[str], variables: dict[str, str]) -> int:
-    """Run `python -m facelib.train <arguments>` in so many processes on this machine, their output on ours as it comes,
-    with these environment variables. A SIGTERM is passed on. Returns the exit code: 0 if all went well, PREEMPTED after
-    a SIGTERM.
-    """
-    command = [sys.executable, "-m", "facelib.processes", f"--nproc-per-node={processes}", "--standalone"]
-    environment = os.environ | variables | {"PYTHONUNBUFFERED": "1"}
-    threads = max(1, torch.get_num_threads() // processes)
-    environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
-    command += ["-m", "facelib.train", *arguments]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as started:
-        signals = []
-        with on_sigterm(lambda *_: (signals.append(signal.SIGTERM), started.terminate())):
-            while said := started.stdout.read1():  # a bar has no line ends
-                sys.stdout.write(said.decode(errors="replace"))
-                sys.stdout.flush()
-    return PREEMPTED if signals and started.returncode else started.returncode
-
-
-def main() -> None:
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes have words of their own
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import main as torchrun
-
-    try:
-        torchrun()
-    except ChildFailedError as error:
-        sys.exit(PREEMPTED if PREEMPTED in [failed.exitcode for failed in error.failures.values()] else 1)
-    except SignalException as error:
-        sys.exit(PREEMPTED if error.sigval == signal.SIGTERM else 1)
-
-
-if __name__ == "__main__":
-    main()
+def sum_gradients(_, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """For DistributedDataParallel, which takes the mean: a loss of all processes' images has gradients that add up."""
+    return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda reduced: reduced.value()[0])

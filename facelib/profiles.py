@@ -29,7 +29,7 @@ MODELS = (".onnx", ".pth", ".pt", ".safetensors")
 # The module whose code, with all that it imports, decides what comes out of a notebook's run...
 MODULE_OF = {
     "flops": "facelib.flops",
-    "train": "facelib.train",
+    "train": "facelib.training.trainer",
     "verify": "facelib.verification",
     "statistics": "facelib.statistics",
     "evaluation_ladder": "facelib.evaluation_ladder",
@@ -238,7 +238,6 @@ def training_ladder_runs(profile: dict) -> dict[str, dict]:
             for rung in training_ladder.RUNGS:
                 parameters = {"backbone": profile[role], "ratio": ladder["ratio"], "epochs": ladder["epochs"]}
                 parameters |= training_ladder.recipe(role, rung) | {"seed": seed}
-                parameters["memory_format"] = profile["train"].get("memory_format", "auto")
                 found[f"{LADDER}{profile[role]}-{rung}{SEED}{seed}"] = parameters
     return found
 

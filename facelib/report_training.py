@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from facelib.profiles import PACK
-from facelib.schedules import parse_drops
 from facelib.words import join, tex
 
 PRECISIONS = {"bf16": "bf16 autocast", "fp16": "fp16 autocast", "float32": "float32"}
@@ -78,9 +77,6 @@ def schedule_words(run: dict) -> str:
     over = {"run": "over the steps that are run", "full": "over the steps of a run at $r = 1$"}[recipe["decay_over"]]
     if recipe["schedule"] == "cosine":
         return f"falls by half a cosine {over}"
-    if recipe["schedule"] == "step":
-        shares = join([f"{100 * drop:g}" for drop in parse_drops(recipe["drops"])])
-        return f"falls to a tenth each time that {shares}\\,\\% of its decay is over, {over}"
     return f"decays polynomially with power {recipe['power']:g} {over}"
 
 
@@ -88,10 +84,9 @@ def claim_options(runs: list[dict]) -> str:
     """What the recipe has beyond the plain one."""
     words = {
         "sample_rate": lambda share: f"a step's loss sees {100 * share:g}\\,\\% of the identities~\\cite{{partialfc}}",
-        "decay_norms": lambda _: "norms and biases have no weight decay",
         "ema": lambda decay: f"evaluated is a moving average of the weights (decay {decay:g})",
     }
-    plain = {"sample_rate": 1, "decay_norms": True, "ema": 0}
+    plain = {"sample_rate": 1, "ema": 0}
     found: dict[str, list[str]] = {}
     for run in runs:
         for name, say in words.items():

@@ -34,7 +34,7 @@ RUNGS = {
 
 
 def recipe(role: str, rung: str) -> dict:
-    """Parameters of facelib.train.Config on this rung. `role` is heavy or light."""
+    """Parameters of facelib.training.Config on this rung. `role` is heavy or light."""
     found = PUBLISHED | PUBLISHED_OF[role]
     for name, mend in RUNGS.items():
         found |= mend

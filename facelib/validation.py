@@ -8,7 +8,7 @@ import torch
 from facelib.embedder import TorchEmbedder, choose_device
 from facelib.protocol import Protocol
 from facelib.testset import open_test
-from facelib.training_config import Config
+from facelib.training.config import Config
 from facelib.verification import measures, score_pairs
 
 
@@ -30,7 +30,7 @@ class Validation:
 
 
 def measures_of(config: Config) -> Callable[[torch.nn.Module, str], dict[str, float]] | None:
-    """What facelib.train.train is to do after each epoch of this config, or None. Raises as Validation."""
+    """What facelib.training.train is to do after each epoch of this config, or None. Raises as Validation."""
     if not config.validate:
         return None
     return Validation(config.validate, config.cache, choose_device(config.device)).measure

@@ -24,8 +24,8 @@ from facelib.bench_head import straightforward
 from facelib.crops import mirror
 from facelib.embedder import create_model, normalise
 from facelib.losses import ArcFace, Softmax
-from facelib.run_state import Run
-from facelib.training_config import Config
+from facelib.training import Config
+from facelib.training.trainer import Run
 
 DEVICE = os.environ.get("FACELIB_DEVICE", "cpu")
 BACKBONES = ("iresnet18_025", "mobilenetv3_small_050") if DEVICE == "cpu" else ("iresnet50", "efficientnet_b3")
@@ -68,14 +68,14 @@ def test_losses_and_their_gradients_are_those_of_the_plain_formula_in_float64(ki
 def change(backbone: str, device: str, precision: str, images: Tensor, labels: Tensor) -> list[Tensor]:
     """By what a step changes each weight."""
     torch.manual_seed(0)
-    config, faces = Config("", "", backbone=backbone, batch_size=len(images)), list(zip(images, labels))
-    run = Run(config, faces, "", create_model(backbone), ArcFace(512, 8), device, precision, "channels_last")
+    config = Config("", "", backbone=backbone, batch_size=len(images), precision=precision)
+    run = Run(config, list(zip(images, labels)), create_model(backbone), ArcFace(512, 8), device)
     # At its usual first scale fp16 overflows, and the step is left out.
     run.scaler = torch.amp.GradScaler(device, init_scale=256.0, enabled=precision == "fp16")
     weights = [*run.backbone.parameters(), *run.head.parameters()]
     before = [weight.detach().clone() for weight in weights]
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        run.train_step(images.to(device), labels.to(device))
+        run.step(images.to(device), labels.to(device))
     return [new.detach() - old for new, old in zip(weights, before)]
 
 
@@ -112,7 +112,7 @@ def trained(folder: Path, faces: Path, name: str, *launcher: str, kill: bool = F
     asked = recipe | {"data": str(faces), "output": str(folder / name), "aligned": False, "checkpoint_minutes": 0.0}
     params = folder / f"{name}.yaml"
     params.write_text(yaml.safe_dump(asked))
-    command = [sys.executable, "-m", *launcher, "facelib.train", "--params", str(params)]
+    command = [sys.executable, "-m", *launcher, "facelib.training", str(params)]
     alone = {"cwd": ROOT, "env": os.environ | {"OMP_NUM_THREADS": "1"}}  # threads that wait for each other's core
     if not kill:
         subprocess.run(command, check=True, **alone)

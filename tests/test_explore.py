@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 
-from facelib import ROOT, explore, explore_plots, synthetic, train
+from facelib import ROOT, explore, explore_plots, synthetic
 from facelib.low_light import darken, published
 from facelib.low_light_study import noise_generator
 from facelib.models import create_model
 from facelib.pretrained import load_embedder
 from facelib.protocol import Protocol
+from facelib.training.machine import FILES
 from facelib.verification import verify
 
 # Genuine and impostor pairs, a score of each kind the same.
@@ -85,7 +86,7 @@ def test_what_is_missing_or_wrong_is_told_in_sentences_that_a_notebook_shows_alo
 def test_models_to_choose_are_finished_runs_and_released_embedders(tmp_path):
     for run in ("small/train/b", "demo/train/a", "demo/train/unfinished.partial", "demo/verify/a"):
         (tmp_path / "build" / run).mkdir(parents=True)
-        for name in train.FILES[: 2 if run.endswith("partial") else None]:
+        for name in FILES[: 2 if run.endswith("partial") else None]:
             (tmp_path / "build" / run / name).touch()
     (tmp_path / "weights").mkdir()
     for name in ("w600k.onnx", "r50.pth", "det_10g.onnx", "notes.txt", ".hidden.onnx"):

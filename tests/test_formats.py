@@ -11,7 +11,7 @@ from facelib import data, synthetic
 from facelib.alignment import align_folder
 from facelib.bench_loading import write_recordio
 from facelib.landmarks import find_landmarks
-from facelib.train import Config, train
+from facelib.training import Config, train
 
 
 @pytest.fixture(scope="module")

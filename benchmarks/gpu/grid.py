@@ -12,16 +12,17 @@ from functools import partial
 from pathlib import Path
 
 import safetensors.torch
+import torch
 
 from benchmarks.gpu.kit import Kit
-from facelib.data import fingerprint_of
-from facelib.embedder import TorchEmbedder
+from facelib.data import InMemory, Loader, Share, fingerprint_of
+from facelib.embedder import TorchEmbedder, create_model
 from facelib.output import write_json
-from facelib.preemption import Preempted
 from facelib.protocol import Protocol
-from facelib.run_state import begin_in_memory
-from facelib.train import fit
-from facelib.training_config import Config
+from facelib.training import progress
+from facelib.training.config import Config
+from facelib.training.machine import Preempted
+from facelib.training.trainer import Run, create_head, fit
 from facelib.verification import judge
 
 VERIFYING = 15  # seconds of a run's two verifications
@@ -63,6 +64,17 @@ def train(kit: Kit, until: float, out: Path, runs: dict[str, Config]) -> Iterato
         yield name, attempt(partial(train_and_verify, kit, until, out, name, config), VERIFYING, until)
 
 
+def begin_in_memory(faces: InMemory, config: Config, device: str) -> Run:
+    """A new run on the config's share of faces that lie on the device, where its batches are gathered too."""
+    torch.manual_seed(config.seed)
+    share = Share(faces, config.ratio, config.seed, config.keep_one, least=2)
+    backbone = create_model(config.backbone, config.embedding_size)
+    run = Run(config, share, backbone, create_head(config, len(share.identities)), device)
+    share.labels = share.labels.to(device)
+    run.loader = Loader(share, config.batch_size, shuffle=True, seed=config.seed)
+    return run
+
+
 def train_and_verify(kit: Kit, until: float, out: Path, name: str, config: Config) -> dict:
     """Keep the files of a run and of its verifications, by their paths in build/<profile>; return the measures.
 
@@ -75,18 +87,18 @@ def train_and_verify(kit: Kit, until: float, out: Path, name: str, config: Confi
         try:
             fit(run, Path(scratch), None, stop)
         except Preempted:
-            raise TimeoutError(f"time was up after step {run.step} of {run.steps}") from None
+            raise TimeoutError(f"time was up after step {run.done} of {run.steps}") from None
         finally:
             timer.cancel()
         (trained := Path(kept) / "train" / name).mkdir(parents=True)
-        run.log().to_csv(trained / "log.csv", index=False)
+        progress.table(run).to_csv(trained / "log.csv", index=False)
         write_json(trained / "parameters.json", dataclasses.asdict(config))
         write_json(trained / "environment.json", kit.environment | {"data": fingerprint_of(kit.records)})
-        write_json(trained / "metrics.json", run.metrics() | {"faces_not_found": None})
-        network = (run.backbone if run.average is None else run.average.module).eval()
+        write_json(trained / "metrics.json", progress.metrics(run) | {"faces_not_found": None})
+        network = run.kept().eval()
         weights = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
         made = {"data": kit.about["lfw"], "model": hashlib.sha256(safetensors.torch.save(weights)).hexdigest()[:12]}
-        found = {"images/s": run.metrics()["images_per_second"]}
+        found = {"images/s": progress.metrics(run)["images_per_second"]}
         for light in ("normal", "low"):
             given = kit.about["plan"]["runs"][f"verify/{name}-{light}"]["parameters"]
             protocol = Protocol(**{key: given[key] for key in given if key in Protocol.__dataclass_fields__})

@@ -10,15 +10,14 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from benchmarks.gpu.grid import attempt
+from benchmarks.gpu.grid import attempt, begin_in_memory
 from benchmarks.gpu.kit import Kit
 from facelib.bench_head import straightforward
 from facelib.bench_training import plain_loop
 from facelib.data import Loader, Pack, RecordIO, Share, pack
 from facelib.embedder import create_model
 from facelib.losses import ArcFace
-from facelib.run_state import begin_in_memory
-from facelib.training_config import Config
+from facelib.training import Config
 
 SECONDS = 1.5  # that is measured, after the first steps, which build what the others use
 FLIP = transforms.RandomHorizontalFlip()
@@ -60,9 +59,9 @@ def training(kit: Kit, backbone: str, batch: int, precision: str, layout: str, c
     def steps() -> Iterator[int]:
         for images, labels in chain.from_iterable(repeat(run.loader)):
             if len(images) < batch:  # an epoch's last one, for which all kernels would be chosen anew
-                run.step += 1
+                run.done += 1
                 continue
-            run.train_step(images, labels)
+            run.step(images, labels)
             yield batch
 
     return measured(steps(), kit)

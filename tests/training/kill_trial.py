@@ -1,6 +1,6 @@
 """Kill a run again and again, wherever it is, until it ends: its weights are those of the run that was never killed.
 
-    python tests/kill_trial.py [KILLS] [SEED]    # 50 kills take two minutes
+    python tests/training/kill_trial.py [KILLS] [SEED]    # 50 kills take two minutes
 
 Each process of the run is killed by SIGKILL at a point that is drawn: before or after a step, before, amid or after the
 writing of a file, before or after any call that syncs, renames or deletes one, or after a time, wherever that is. The
@@ -23,10 +23,11 @@ import pandas as pd
 import safetensors.torch
 import torch
 
-from facelib import run_state, synthetic, train
-from facelib.training_config import Config
+from facelib import synthetic
+from facelib.training import Config, train
+from facelib.training.trainer import Run
 
-POINTS = ((run_state.Run, "train_step"), (os, "fsync"), (os, "replace"), (Path, "rename"), (Path, "unlink"))
+POINTS = ((Run, "step"), (os, "fsync"), (os, "replace"), (Path, "rename"), (Path, "unlink"))
 POINTS += ((shutil, "rmtree"), (safetensors.torch, "save_file"))
 
 
@@ -72,7 +73,7 @@ def in_child(config: Config, at: int | None = None, seconds: float | None = None
         code = 1
         try:
             points = Points(at, lambda what: os.write(write, f"{what}\n".encode()))
-            train.train(config)
+            train(config)
             points.say("\n".join(points.seen))
             code = 0
         except BaseException:
@@ -110,7 +111,7 @@ def main(kills: int = 50, seed: int = 0) -> dict[str, int]:
         _, points = in_child(config("whole"))
         seconds = time.perf_counter() - began
         expected = outcome(folder / "whole")
-        steps = [k for k, what in enumerate(points, 1) if "train_step" in what]
+        steps = [k for k, what in enumerate(points, 1) if what.endswith(" step")]
         # The first and the last step, the first checkpoint's writing and the last file's, then any.
         first = [steps[0], steps[1], steps[-2], steps[-1], steps[1] + 1, steps[1] + 2, steps[1] + 4, len(points)]
         first = [*first, *(k for k, what in enumerate(points, 1) if what == "amid save_file")][: max(1, kills // 2)]

@@ -1,0 +1,158 @@
+"""What a run must know of the machine that it is on: number formats, processes, memory, signals and disk.
+
+These are the guards around the loop of trainer.py. Nothing here decides what is learned.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from facelib import processes
+from facelib.embedder import choose_device
+from facelib.output import unfinished_folder
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
+LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+GOES_ON = "The same command goes on."
+# What a run's folder may hold.
+FILES = ("weights.safetensors", "head.safetensors", "parameters.json", "metrics.json", "log.csv", "environment.json")
+FILES += ("validation.csv", "tensorboard", "checkpoints", "not-finite.txt")
+
+
+def precision_of(precision: str, device: str) -> str:
+    """One of DTYPES, for auto bf16 where the device, cpu or cuda, is faster in it.
+
+    A CPU without bf16 arithmetic emulates it, several times slower than float32. AVX-512's bf16 dot products alone
+    don't help either: on an Intel Xeon without AMX both backbones train at 0.5 to 0.7 times the images/s of float32.
+    """
+    if precision != "auto":
+        return precision
+    if device != "cpu":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu.get_capabilities().get("amx_bf16", False)
+    return "bf16" if fast else "float32"
+
+
+def prepare(deterministic: bool, device: str) -> None:
+    """Set what PyTorch and the C library have to be told once, before the first step."""
+    torch.use_deterministic_algorithms(deterministic)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if device == "cpu":
+        keep_freed_memory()
+
+
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
+
+
+def keep_freed_memory() -> None:
+    """From now on this process keeps the memory that a step frees for the next one, if its C library is glibc.
+
+    glibc gives large blocks back to the system when they are freed, and the next step takes each page anew: on an Intel
+    Xeon of two cores that costs EfficientNet-B3 a third and ResNet-50 an eighth of their images/s.
+    """
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return
+    libc.mallopt(MMAP_THRESHOLD, 2**31 - 1)
+    libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
+    libc.mallopt(TOP_PAD, 64 * 2**20)
+
+
+class Preempted(BaseException):
+    """A SIGTERM, as a cluster sends it before it takes a machine away, ended the run.
+
+    As KeyboardInterrupt it is no Exception, so that nobody takes it for a failure that can be mended.
+    """
+
+
+@contextlib.contextmanager
+def on_sigterm(handler: Callable[[], None]) -> Iterator[None]:
+    """In the block a SIGTERM calls the handler and ends nothing by itself. Signals reach the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: handler())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def preempt(message: str) -> Callable[[], None]:
+    """A handler of SIGTERM that ends at once what is being done."""
+
+    def handler() -> None:
+        raise Preempted(f"{message} {GOES_ON}")
+
+    return handler
+
+
+@contextlib.contextmanager
+def joined(output: str, device: str) -> Iterator[str]:
+    """The device of this process: of those that torchrun has started, which are one run in the block.
+
+    A SIGTERM ends the block at once with Preempted. Raises MemoryError or RuntimeError, naming the output, where the
+    machine's memory or another process failed.
+    """
+    try:
+        with on_sigterm(preempt(f"{output}: ended by SIGTERM.")):
+            yield processes.join(choose_device(device))
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise MemoryError(
+                f"{output}: out of memory ({str(error).splitlines()[0]}). Set accumulate to 2 or more, so that a step's"
+                f" images are computed in parts, or take a smaller backbone or embedding_size.{kept_words(output)}"
+            ) from error
+        if processes.count() > 1 and processes.lost_another(error):
+            raise RuntimeError(f"{output}: another process died, or was silent for long. {GOES_ON}") from error
+        raise
+    finally:
+        processes.leave()
+
+
+def check_shares(batch_size: int, images: int) -> None:
+    """Raise ValueError where some of the processes would have no image of a batch."""
+    if processes.count() > min(batch_size, images):
+        raise ValueError(
+            f"batch_size {batch_size} and {images} images leave some of {processes.count()} processes none"
+        )
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether it is what PyTorch raises for that on a GPU, or it, oneDNN or C++ on a CPU."""
+    words = ("can't allocate memory", "could not create a primitive", "bad_alloc")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+def unfinished(output: str) -> Path:
+    return Path(output).with_name(Path(output).name + ".unfinished")
+
+
+@contextlib.contextmanager
+def run_folder(output: str, *modules: torch.nn.Module) -> Iterator[Path]:
+    """The unfinished run's folder, with room for the modules' weights. The first process makes and finishes it."""
+    if processes.rank() > 0:
+        processes.agree(0)  # it is there now
+        yield unfinished(output)
+        return
+    room = sum(p.numel() * p.element_size() for module in modules for p in module.state_dict().values()) + 2**20
+    with unfinished_folder(output, FILES, "checkpoints", room) as folder:
+        processes.agree(0)
+        yield folder
+
+
+def kept_words(output: str) -> str:
+    """What to know about a run that failed before other parameters or data are tried."""
+    folder = unfinished(output)
+    if not (folder / "checkpoints").exists():
+        return ""
+    return f" With other parameters or data, delete {folder} too: its checkpoints are of these."
