@@ -45,13 +45,7 @@ def check_parameters(notebook: Path, given: dict[str, object]) -> dict[str, obje
     declared = declared_parameters(notebook)
     listing = "\n".join(f"  {name}: {kind.__name__} = {default!r}" for name, (kind, default) in declared.items())
     checked = {}
-    if "more" in declared:
-        others = {name: value for name, value in given.items() if name not in declared}
-        given = {name: value for name, value in given.items() if name in declared}
-        if others:
-            lines = [f"{name}: {json.dumps(value)}" for name, value in others.items()]
-            given["more"] = "\n".join([given.get("more") or "", *lines]).strip()
-    for name, value in given.items():
+    for name, value in (with_more(given, declared) if "more" in declared else given).items():
         if name not in declared:
             raise ValueError(f"{notebook.name} has no parameter {name!r}. It declares:\n{listing}")
         kind = declared[name][0]
@@ -62,6 +56,15 @@ def check_parameters(notebook: Path, given: dict[str, object]) -> dict[str, obje
                 f"{notebook.name}: parameter {name} must be {kind.__name__}, found {value!r}. It declares:\n{listing}"
             ) from None
     return checked
+
+
+def with_more(given: dict[str, object], declared: dict) -> dict[str, object]:
+    """The given parameters, those that are not declared as lines of YAML in one of them, `more`."""
+    lines = [f"{name}: {json.dumps(value)}" for name, value in given.items() if name not in declared]
+    if not lines:
+        return given
+    more = "\n".join(filter(None, [given.get("more"), *lines]))
+    return {name: value for name, value in given.items() if name in declared} | {"more": more}
 
 
 def run_notebook(notebook: Path, output: Path, given: dict[str, object]) -> None:

@@ -138,6 +138,8 @@ def test_a_run_that_was_killed_and_goes_on_ends_with_the_same_bits(tmp_path, fac
 
 
 def test_two_processes_have_the_losses_of_one(tmp_path, faces, whole):
-    """On one card, if there is no other: NCCL may refuse that."""
+    """Near them on CPUs, where batch norm takes the statistics of each process's own images. Of GPUs there may be but
+    one card for both: NCCL may refuse that.
+    """
     found = trained(tmp_path, faces, "run", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
-    check(*([torch.tensor(pd.read_csv(run / "log.csv").loss.to_numpy())] for run in (found, whole)), 0.01)
+    check(*([torch.tensor(pd.read_csv(run / "log.csv").loss.to_numpy())] for run in (found, whole)), 0.2 if DEVICE == "cpu" else 0.01)

@@ -9,6 +9,7 @@ import pytest
 
 from facelib import ROOT
 from facelib.notebook import check_parameters, declared_parameters, run_notebook
+from facelib.training import Config
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -53,6 +54,16 @@ def test_parameters_are_converted_to_their_declared_types(notebook):
 def test_an_undeclared_parameter_is_an_error_that_lists_the_declared_ones(notebook):
     with pytest.raises(ValueError, match=r"no parameter 'ratoi'(.|\n)*ratio: float = 0.5(.|\n)*epochs: int = 2"):
         check_parameters(notebook, {"ratoi": "0.25"})
+
+
+def test_what_train_does_not_declare_goes_into_more_and_is_checked_there():
+    path = ROOT / "notebooks" / "train.ipynb"
+    given = {"epochs": "3", "more": "clip: 1", "ema": "0.9", "aligned": False}
+    checked = check_parameters(path, given)
+    assert checked == {"epochs": 3, "more": 'clip: 1\nema: "0.9"\naligned: false'}
+    config = Config.parse(checked["more"], data="a", output="b")
+    assert (config.clip, config.ema, config.aligned) == (1.0, 0.9, False)
+    assert {*declared_parameters(path)} - {"more"} <= {*Config.__dataclass_fields__}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ Of several processes each has the same backbone, its share of every batch and it
 mirrored images and gradients are those of one process; so are batch norm's statistics on GPUs, but not on CPUs.
 
 From top to bottom: train() is a run, fit() its loop, Run what it is made of, and Run.step() a step: forward, backward,
-update. Beside it lie config, schedule, checkpoint, progress (the log), and machine, which guards a run against its own.
+update. Beside it lie config, schedule, checkpoint, progress (the log) and machine (signals, memory, disk).
 """
 
 import dataclasses
@@ -91,9 +91,8 @@ def fit(run: "Run", folder: Path, after_epoch: progress.AfterEpoch | None, stop:
     window = 1 if run.device == "cpu" else WINDOW
     keeper = checkpoint.Keeper(run, folder / "checkpoints", stop)
     with progress.Log(run, folder) as log:
-        if (
-            after_epoch is not None and run.done and run.done % len(loader) == 0
-        ):  # it was stopped before it was measured
+        # A run that was stopped after an epoch and before it was measured is measured now.
+        if after_epoch is not None and run.done and run.done % len(loader) == 0:
             log.measure(after_epoch, run.done // len(loader))
 
         for epoch in range(run.done // len(loader), epochs):
@@ -104,10 +103,9 @@ def fit(run: "Run", folder: Path, after_epoch: progress.AfterEpoch | None, stop:
                 if len(log.pending) == window:
                     log.look()  # raises FloatingPointError for a loss that is no number
 
-                # The clock or a SIGTERM wish for a checkpoint, which one of a loss that is no number would not be.
-                wish = keeper.wish()
+                wish = keeper.wish()  # for a checkpoint: the clock's or a SIGTERM's
                 if wish and run.done < run.steps:
-                    log.look()
+                    log.look()  # before: a checkpoint of a loss that is no number would be none
                     keeper.save(wish)  # raises Preempted if it was the SIGTERM
             log.look()
             if after_epoch is not None:
@@ -118,13 +116,11 @@ def fit(run: "Run", folder: Path, after_epoch: progress.AfterEpoch | None, stop:
 class Run:
     """All that a training run is between two steps. `done` counts its steps, `rows` is their log."""
 
-    def __init__(
-        self, config: Config, dataset, backbone: nn.Module, head: losses.Head, device: str, fingerprint: str = ""
-    ):
+    def __init__(self, config: Config, dataset, backbone: nn.Module, head: losses.Head, device: str, fingerprint=""):
         """`dataset` has items (uint8 (3, H, W), label), H and W at least 112; `fingerprint` tells which data it is."""
         machine.check_shares(config.batch_size, len(dataset))
         self.config, self.dataset, self.device, self.fingerprint = config, dataset, device, fingerprint
-        self.done, self.rows, self.continued = 0, [], []  # of the last, the steps after which the run went on
+        self.done, self.rows, self.continued = 0, [], []  # the last: the steps after which the run went on
         self.kind, self.layout = torch.device(device).type, machine.LAYOUTS[config.memory_format]
         if processes.count() > 1 and self.kind == "cuda":
             backbone = convert_sync_batchnorm(backbone)
