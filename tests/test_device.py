@@ -142,4 +142,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path, faces, whole):
     one card for both: NCCL may refuse that.
     """
     found = trained(tmp_path, faces, "run", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
-    check(*([torch.tensor(pd.read_csv(run / "log.csv").loss.to_numpy())] for run in (found, whole)), 0.2 if DEVICE == "cpu" else 0.01)
+    check(
+        *([torch.tensor(pd.read_csv(run / "log.csv").loss.to_numpy())] for run in (found, whole)),
+        0.2 if DEVICE == "cpu" else 0.01,
+    )

@@ -50,7 +50,8 @@ class Keeper:
             save_run(run, self.folder)
         self.time, self.step = time.perf_counter(), run.done
         if wish == SIGTERM:
-            machine.preempt(f"{run.config.output}: ended by SIGTERM after step {run.done} of {run.steps}.")()
+            ended = f"{run.config.output}: ended by SIGTERM after step {run.done} of {run.steps}."
+            raise machine.Preempted(f"{ended} {machine.GOES_ON}")
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The loader's. Where an image can't be read, what was done until then is kept."""

@@ -243,6 +243,7 @@ def write(run: Run, folder: Path, environment: dict, metrics: dict) -> None:
 
 
 def create_head(config: Config, identities: int) -> losses.Head:
+    """The loss with its rows (identities of this process, D)."""
     if config.loss == "softmax":
         return losses.Softmax(config.embedding_size, identities)
     options = {"scale": config.scale, "margin": config.margin, "sample_rate": config.sample_rate, "seed": config.seed}
