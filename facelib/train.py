@@ -109,7 +109,7 @@ def train_in_processes(config: Config) -> dict:
     return json.loads((Path(config.output) / "metrics.json").read_text())
 
 
-def train_here(config: Config, device: str, after_epoch: AfterEpoch | None) -> dict:
+def train_here(config: Config, device: str, after_epoch: AfterEpoch | None = None) -> dict:
     """In this process, one of those of torch.distributed if there are several."""
     kind = torch.device(device).type
     environment = provenance.environment(kind)  # now: the repository may have moved on by the end
