@@ -156,7 +156,7 @@ def as_numbers(interval: Interval) -> dict[str, float]:
 def read_plan(results: Path) -> dict:
     """The runs of a report in its folder of results. Raises FileNotFoundError where there is none."""
     if not (results / "plan.json").exists():
-        raise FileNotFoundError(f"{results}: no report's results. `make report PROFILE=demo` leaves some in build/demo.")
+        raise FileNotFoundError(f"{results}: no report's results: `make report PROFILE=demo` leaves some in build/demo")
     return json.loads((results / "plan.json").read_text())
 
 

@@ -142,10 +142,11 @@ def test_what_is_right_and_what_is_not_is_told_test_by_test(tmp_path, toy):
 
 def test_every_kind_of_speed_is_measured(opened, monkeypatch):
     monkeypatch.setattr(speed, "SECONDS", 0.1)
-    found = dict(speed.measurements(opened, time.monotonic() + 50))  # too little for what is compiled
+    # What is compiled takes minutes here.
+    monkeypatch.setattr(speed, "attempt", lambda call, seconds, until: call() if seconds < 60 else {})
+    found = dict(speed.measurements(opened, until=0.0))
     compiled = [found.pop(name) for name in [*found] if name.endswith("compiled")]
-    assert compiled == 2 * [{"left out": "no time was left"}]
-    assert len(found) == 17 and all("images/s" in one for one in found.values()), found
+    assert compiled == [{}, {}] and len(found) == 17 and all(one["images/s"] > 0 for one in found.values()), found
 
 
 def test_what_fails_and_what_there_is_no_time_for_is_told():

@@ -151,7 +151,7 @@ def test_saving_a_notebook_reruns_nothing_unless_its_code_changed(report):
         text.replace('"outputs": []', '"outputs": [], "collapsed": true').replace("# Train", "# To train")
     )
     saved = runs_in(planned(report))
-    notebook.write_text(text.replace("metrics = train(config", "metrics  = train(config"))
+    notebook.write_text(text.replace("metrics = train(", "changed = 1\\nmetrics = train("))
     changed = runs_in(planned(report))
     notebook.write_text(text)
     planned(report)

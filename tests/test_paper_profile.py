@@ -11,12 +11,38 @@ import subprocess
 
 import torch
 
-from facelib import ROOT, profiles, synthetic
-from facelib.demo import STEPS
+from facelib import (
+    ROOT,
+    data_summary,
+    detector_study,
+    evaluation_ladder,
+    flops,
+    integrity,
+    low_light_study,
+    profiles,
+    statistics,
+    synthetic,
+)
 from facelib.models import create_model
 from facelib.notebook import run_notebook
+from facelib.protocol import Protocol
 from facelib.results import load_results
+from facelib.training.config import Config
+from facelib.training.trainer import train
+from facelib.verification import verify
 
+# What each notebook of a plan computes with its parameters.
+STEPS = {
+    "flops": flops.measure,
+    "train": lambda **given: train(Config(**given)),
+    "verify": lambda model, lfw, output, **protocol: verify(model, lfw, output, Protocol(**protocol)),
+    "evaluation_ladder": evaluation_ladder.climb,
+    "low_light": low_light_study.study,
+    "integrity": integrity.check,
+    "detectors": detector_study.study,
+    "data": lambda train, test, output, duplicates: data_summary.summarise(train, test, output),
+    "statistics": statistics.summarise,
+}
 LEFT_OUT = (
     "iresnet50-r0.25",
     "iresnet50-r0.5",

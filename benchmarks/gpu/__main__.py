@@ -42,8 +42,7 @@ def main() -> None:
     parser.add_argument("--heavy", type=yaml.safe_load, default={}, help="another recipe: '{learning_rate: 0.2}'")
     parser.add_argument("--light", type=yaml.safe_load, default={}, help="the light backbone's")
     asked = parser.parse_args()
-    began = time.monotonic()
-    end = began + 60 * asked.minutes - 10
+    end = (began := time.monotonic()) + 60 * asked.minutes - 10
     asked.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
         install(asked.kit / "wheels", f"{work}/site")

@@ -65,9 +65,8 @@ def write_lfw(lfw: Path, released: str | None, piece: Path) -> None:
     test, protocol = open_test(lfw), Protocol(flip=True)
     write_pair_records(test.crops, lfw / "pairs.txt", piece)
     if released:
-        scores = [
-            verification.score_pairs(load_embedder(released), x, protocol) for x in (test.crops, PairRecords(piece))
-        ]
+        embedder, sides = load_embedder(released), (test.crops, PairRecords(piece))
+        scores = [verification.score_pairs(embedder, crops, protocol) for crops in sides]
         before, after = (verification.protocol_measures(side, test.pairs, protocol)["accuracy"] for side in scores)
         print(f"{released}: accuracy {before:.2%}, of the crops as JPEG {after:.2%}")
         if abs(after - before) >= MOVES:

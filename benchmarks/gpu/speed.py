@@ -30,7 +30,6 @@ def measured(counts: Iterator[int], kit: Kit) -> dict:
     """
     wait = torch.cuda.synchronize if kit.device == "cuda" else lambda: None
     if kit.device == "cuda":
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
     sum(next(counts) for _ in range(4))
