@@ -50,10 +50,10 @@ endif
 latex:
 	apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive $(INSTALL_LATEX) --quiet=2 > /dev/null
 
-# ---- Report. The plan of the profile's notebook runs is written by facelib/profiles.py from notebooks/profiles.toml.
+# ---- Report. The plan of the profile's notebook runs is written by report/plan.py from notebooks/profiles.toml.
 
 ifneq ($(REPORT_GOALS),)
-PLANNED := $(shell $(PYTHON) -S -m facelib.profiles $(DATA) $(PROFILE))
+PLANNED := $(shell $(PYTHON) -S -m report.plan $(DATA) $(PROFILE))
 ifeq ($(PLANNED),)
 $(error nothing was computed)
 endif
@@ -72,8 +72,8 @@ $(shell echo $(PROFILE) | cmp -s - build/profile.txt || echo $(PROFILE) > build/
 endif
 
 # LAUNCH="srun --gpus=1", or any command that runs the words after it, spreads the notebook runs over a cluster.
-EXECUTE := $(LAUNCH) $(BIN)/python -m facelib.notebook
-FIGURES_CODE := $(wildcard facelib/report*.py facelib/*plots.py) facelib/results.py facelib/words.py facelib/architecture.py
+EXECUTE := $(LAUNCH) $(BIN)/python -m notebooks.run
+FIGURES_CODE := $(wildcard facelib/report*.py facelib/*plots.py) report/results.py report/words.py report/figures/architecture.py
 
 .PHONY: report
 report: report/report.pdf  ## environment, data, notebooks, figures, report/report.pdf
@@ -107,20 +107,20 @@ ifdef BUILD
 ifeq ($(SYNTHETIC),yes)
 build/demo/faces.txt: build/demo/code/faces.txt | $(ENVIRONMENT) $(FLOPS)
 	rm -rf build/demo/data
-	$(BIN)/python -m facelib.demo
+	$(BIN)/python -m facelib.studies.demo
 	touch $@
 $(TRAIN_LANDMARKS) $(LFW_LANDMARKS): build/demo/faces.txt
 	touch $@
 else
 # What is wrong with the data or a parameter is told before anything is computed.
 $(CHECKED): $(BUILD)/parameters/lfw.json $(PAIRS) $(RELEASED) $(BUILD)/parameters/train_faces.json $(TRAIN_PARAMETERS) | $(ENVIRONMENT)
-	$(BIN)/python -m facelib.verification $(LFW) $(RELEASED) > $@.partial
+	$(BIN)/python -m facelib.verification.verify $(LFW) $(RELEASED) > $@.partial
 	$(BIN)/python -m facelib.training --check $(TRAIN_PARAMETERS) >> $@.partial && mv $@.partial $@
 $(TRAIN_LANDMARKS): $(BUILD)/parameters/train_faces.json | $(ENVIRONMENT) $(FLOPS)
-	$(if $(TRAIN_ALIGNED),echo $(TRAIN_FACES): aligned,$(BIN)/python -m facelib.landmarks $(TRAIN_FACES) build/landmarks) > $@.partial && mv $@.partial $@
+	$(if $(TRAIN_ALIGNED),echo $(TRAIN_FACES): aligned,$(BIN)/python -m facelib.data.landmarks $(TRAIN_FACES) build/landmarks) > $@.partial && mv $@.partial $@
 # After the other: two detectors at once would only share the cores.
 $(LFW_LANDMARKS): $(BUILD)/parameters/lfw.json | $(TRAIN_LANDMARKS) $(ENVIRONMENT)
-	$(BIN)/python -m facelib.landmarks $(LFW) build/landmarks > $@.partial && mv $@.partial $@
+	$(BIN)/python -m facelib.data.landmarks $(LFW) build/landmarks > $@.partial && mv $@.partial $@
 endif
 endif
 
@@ -133,12 +133,12 @@ test: $(ENVIRONMENT)  ## environment, tests (DATA=... adds those on real faces)
 
 .PHONY: data-lfw
 data-lfw: $(ENVIRONMENT)  ## LFW, fetched by scikit-learn into DATA/lfw
-	$(BIN)/python -m facelib.fetch_lfw $(DATA)
+	$(BIN)/python -m facelib.data.fetch_lfw $(DATA)
 
 .PHONY: align
 align: $(ENVIRONMENT)  ## aligned 112x112 crops of a folder: make align SOURCE=photos TARGET=data/mine [DETECTOR=viola-jones]
 	@test -n "$(SOURCE)" -a -n "$(TARGET)" || { echo 'From where, and to where? make align SOURCE=photos TARGET=data/mine'; exit 1; }
-	$(BIN)/python -m facelib.alignment "$(SOURCE)" "$(TARGET)" $(DETECTOR)
+	$(BIN)/python -m facelib.data.align_folder "$(SOURCE)" "$(TARGET)" $(DETECTOR)
 
 .PHONY: pack
 pack: $(ENVIRONMENT)  ## one memory-mapped file of aligned crops: make pack SOURCE=data/celeb TARGET=data/celeb.pack
@@ -147,7 +147,7 @@ pack: $(ENVIRONMENT)  ## one memory-mapped file of aligned crops: make pack SOUR
 
 .PHONY: bench
 bench: $(ENVIRONMENT)  ## how fast data is loaded and backbones are trained, against the plain ways; the report then tells it
-	$(BIN)/python -m facelib.bench $(DATA)
+	$(BIN)/python -m benchmarks $(DATA)
 
 .PHONY: gpu-kit
 gpu-kit: $(ENVIRONMENT)  ## what a machine with a GPU and no network needs for benchmarks/README.md, in build/gpu-kit [WHEELS=1]
@@ -156,12 +156,12 @@ gpu-kit: $(ENVIRONMENT)  ## what a machine with a GPU and no network needs for b
 .PHONY: export
 export: $(ENVIRONMENT)  ## a run as ONNX and safetensors, with a model card: make export RUN=build/mine TARGET=models/mine [RESULTS=build/verified]
 	@test -n "$(RUN)" -a -n "$(TARGET)" || { echo 'Which run, and where to? make export RUN=build/mine TARGET=models/mine'; exit 1; }
-	$(BIN)/python -m facelib.export "$(RUN)" "$(TARGET)" $(RESULTS)
+	$(BIN)/python -m report.export "$(RUN)" "$(TARGET)" $(RESULTS)
 
 .PHONY: lab
 lab: $(ENVIRONMENT)  ## JupyterLab, kernel registered, notebooks ready to explore
 	$(BIN)/python -m ipykernel install --sys-prefix --name facelib --display-name facelib
-	$(BIN)/python -m facelib.demo
+	$(BIN)/python -m facelib.studies.demo
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB) notebooks/train.ipynb
 
 .PHONY: run

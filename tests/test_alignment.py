@@ -11,13 +11,18 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
-from facelib import ROOT, alignment
-from facelib.alignment import TEMPLATE, align, align_folder, similarity_transform
-from facelib.images import list_images, read_image
-from facelib.landmarks import COLUMNS, find_landmarks
-from facelib.synthetic import draw_face, make_identity_folder
+from facelib import ROOT
+from facelib.data.align_folder import align_folder
+from facelib.data.landmarks import COLUMNS, find_landmarks
+from facelib.data.layout import list_images
+from facelib.faces.align import align, similarity_transform
+from facelib.faces.detectors import TEMPLATE
+from facelib.faces.image import read_image
+from facelib.synthetic.draw import draw_face
+from facelib.synthetic.sets import make_identity_folder
 
 
 def similarity(degrees: float, scale: float, shift) -> np.ndarray:
@@ -196,7 +201,7 @@ def test_two_images_of_one_stem_keep_a_crop_each(faces, tmp_path):
 
 KILLED = """
 import os, sys
-from facelib import alignment, landmarks
+from facelib.data import align_folder, landmarks
 where, after, source, target = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
 landmarks.BATCH = 2
 count, original = 0, {"replace": os.replace, "detect_batch": landmarks.detect_batch}[where]
@@ -207,8 +212,8 @@ def dying(*arguments):
         os.kill(os.getpid(), 9)
     return original(*arguments)
 setattr(os if where == "replace" else landmarks, where, dying)
-alignment.torch.set_num_threads(1)
-alignment.align_folder(source, target, "none")
+landmarks.torch.set_num_threads(1)
+align_folder.align_folder(source, target, "none")
 """
 
 
@@ -240,7 +245,7 @@ def test_a_disk_that_is_full_or_read_only_is_told_and_what_was_done_is_kept(face
         return write(file, content)
 
     monkeypatch.setattr(Path, "write_bytes", refuse)
-    monkeypatch.setattr(alignment.torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     with pytest.raises(OSError, match="target: no space left on the disk. Make room and run it again"):
         align_folder(faces, tmp_path / "target", "none")
     monkeypatch.undo()
@@ -259,7 +264,7 @@ def test_a_disk_that_is_full_or_read_only_is_told_and_what_was_done_is_kept(face
 
 
 def test_two_calls_at_once_leave_what_one_does(faces, tmp_path):
-    command = [sys.executable, "-m", "facelib.alignment", faces, tmp_path / "both", "none"]
+    command = [sys.executable, "-m", "facelib.data.align_folder", faces, tmp_path / "both", "none"]
     calls = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert ["6 images, 6 aligned" in call.communicate()[0] for call in calls] == [True, True]
     align_folder(faces, tmp_path / "one", "none")
@@ -374,7 +379,7 @@ def test_files_that_are_passed_over_are_told(faces, tmp_path):
     source = shutil.copytree(faces, tmp_path / "source")
     shutil.copy(sorted(faces.glob("*/*.jpg"))[0], source / "loose.jpg")
     next(source.glob("*0")).joinpath("photo.heic").write_bytes(b"?")
-    command = [sys.executable, "-m", "facelib.alignment", source, tmp_path / "target", "none"]
+    command = [sys.executable, "-m", "facelib.data.align_folder", source, tmp_path / "target", "none"]
     said = subprocess.run(command, capture_output=True, text=True).stdout
     assert "6 images, 6 aligned" in said and "2 files are passed over" in said
     assert "loose.jpg" in said and "photo.heic" in said

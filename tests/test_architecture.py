@@ -13,8 +13,8 @@ from matplotlib.patches import Circle
 from matplotlib.text import Text
 from torch import nn
 
-from facelib.architecture import Stage, draw_architectures, draw_block, stages
 from facelib.models import create_model
+from report.figures.architecture import Stage, draw_architectures, draw_block, stages
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from facelib.bootstrap import Interval, intervals
+from facelib.verification.bootstrap import Interval, intervals
 
 
 def mean_of(values: np.ndarray):

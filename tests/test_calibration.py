@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from facelib.calibration import calibrate, threshold_at_far
+from facelib.verification.calibration import calibrate, threshold_at_far
 
 FAR = 0.1
 

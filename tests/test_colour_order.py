@@ -11,12 +11,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from facelib import colour_order
-from facelib.colour_order import check, gaps, warn
-from facelib.model_input import Input
 from facelib.models import Embedder, create_model
-from facelib.protocol import Protocol
-from facelib.verification import verify
+from facelib.models.inputs import Input
+from facelib.verification import colour_order
+from facelib.verification.colour_order import check, gaps, warn
+from facelib.verification.protocol import Protocol
+from facelib.verification.verify import verify
 
 
 def unit(n: int, d: int, seed: int = 0) -> np.ndarray:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from facelib.comparison import compare, mcnemar
-from facelib.verification import fold_accuracies, right_decisions
+from facelib.verification.comparison import compare, mcnemar
+from facelib.verification.measures import fold_accuracies, right_decisions
 
 
 def decisions(both: int, only_first: int, only_second: int, neither: int):

@@ -21,10 +21,10 @@ from facelib.data import (
     random_flip,
     read_pairs,
 )
-from facelib.detectors import TEMPLATE
-from facelib.images import ImageError
-from facelib.landmarks import COLUMNS
-from facelib.loader import prefetch
+from facelib.data.landmarks import COLUMNS
+from facelib.data.loader import prefetch
+from facelib.faces.detectors import TEMPLATE
+from facelib.faces.image import ImageError
 
 
 def identity_folder(folder, **counts: int):

@@ -11,14 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from facelib import data, data_plots, synthetic
-from facelib.alignment import align_folder
-from facelib.bench_loading import write_recordio
-from facelib.data_summary import counts, describe, summarise
-from facelib.detectors import TEMPLATE
-from facelib.identity_folder import IdentityFolder
-from facelib.landmarks import COLUMNS
-from facelib.results import read_images
+from benchmarks.loading import write_recordio
+from facelib import data
+from facelib.data.align_folder import align_folder
+from facelib.data.folder import IdentityFolder
+from facelib.data.landmarks import COLUMNS
+from facelib.faces.detectors import TEMPLATE
+from facelib.studies.data_summary import counts, describe, summarise
+from facelib.synthetic import sets
+from report.figures import data as data_plots
+from report.results import read_images
 
 
 def described(folder, images: dict[str, tuple], points: dict[str, np.ndarray], score: float = 1.0) -> pd.DataFrame:
@@ -87,8 +89,8 @@ def test_of_stored_crops_what_landmarks_would_tell_is_left_out(tmp_path):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("summary")
-    synthetic.make_identity_folder(folder / "train", identities=3, images_per_identity=4)
-    synthetic.make_lfw(folder / "lfw", identities=4, images_per_identity=2, pairs_per_fold=1, folds=2)
+    sets.make_identity_folder(folder / "train", identities=3, images_per_identity=4)
+    sets.make_lfw(folder / "lfw", identities=4, images_per_identity=2, pairs_per_fold=1, folds=2)
     summarise(str(folder / "train"), str(folder / "lfw"), str(folder / "out"))
     return folder
 

@@ -6,22 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from facelib import detector_study, synthetic
 from facelib.data import PairImages
-from facelib.detector_study import images_per_second, study
-from facelib.detectors import DETECTORS
-from facelib.landmarks import find_landmarks
+from facelib.data.landmarks import find_landmarks
+from facelib.faces.detectors import DETECTORS
 from facelib.models import create_model
-from facelib.pretrained import load_embedder
-from facelib.testset import open_test
-from facelib.verification import embed_images, measures, pair_scores
+from facelib.models.pretrained import load_embedder
+from facelib.studies import detectors as detector_study
+from facelib.studies.detectors import images_per_second, study
+from facelib.synthetic import sets
+from facelib.verification.measures import measures
+from facelib.verification.scores import embed_images, pair_scores
+from facelib.verification.testset import open_test
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A small LFW of two folds, an untrained model, and a study of them."""
     folder = tmp_path_factory.mktemp("detectors")
-    synthetic.make_lfw(folder / "lfw", identities=6, images_per_identity=2, pairs_per_fold=2, folds=2)
+    sets.make_lfw(folder / "lfw", identities=6, images_per_identity=2, pairs_per_fold=2, folds=2)
     torch.manual_seed(0)
     torch.save(create_model("iresnet18_025", 8).state_dict(), folder / "model.pth")
     study(*(str(folder / name) for name in ("model.pth", "lfw", "study")), cache=str(folder / "cache"))

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from facelib.alignment import align
-from facelib.detectors import IN_BOX, Mtcnn, create_detector, main_face
-from facelib.synthetic import draw_face
+from facelib.faces.align import align
+from facelib.faces.detectors import IN_BOX, Mtcnn, create_detector, main_face
+from facelib.synthetic.draw import draw_face
 
 
 def test_the_main_face_is_large_and_central():

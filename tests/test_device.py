@@ -19,11 +19,12 @@ import torchvision
 import yaml
 from torch import Tensor
 
-from facelib import ROOT, data, synthetic
-from facelib.bench_head import straightforward
-from facelib.crops import mirror
-from facelib.embedder import create_model, normalise
+from benchmarks.head import straightforward
+from facelib import ROOT, data
+from facelib.data.augmentation import mirror, normalise
 from facelib.losses import ArcFace, Softmax
+from facelib.models.backbones import create_model
+from facelib.synthetic import sets
 from facelib.training import Config
 from facelib.training.trainer import Run
 
@@ -41,7 +42,7 @@ def check(found: list[Tensor], truth: list[Tensor], bound: float) -> None:
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("faces") / "crops"
-    synthetic.make_identity_folder(folder, identities=8, images_per_identity=16)
+    sets.make_identity_folder(folder, identities=8, images_per_identity=16)
     return folder
 
 

@@ -7,9 +7,13 @@ import cv2
 import numpy as np
 import pytest
 
-from facelib import data, duplicates, synthetic
-from facelib.bench_loading import write_recordio
-from facelib.duplicates import (
+from benchmarks.loading import write_recordio
+from facelib import data
+from facelib.data.folder import IdentityFolder
+from facelib.data.layout import list_images
+from facelib.faces.image import ImageError
+from facelib.studies import duplicates
+from facelib.studies.duplicates import (
     BITS,
     CORRELATION,
     SIDE,
@@ -21,8 +25,7 @@ from facelib.duplicates import (
     near_pairs,
     read_prints,
 )
-from facelib.identity_folder import IdentityFolder
-from facelib.images import ImageError, list_images
+from facelib.synthetic import sets
 
 FACE = "Synthetic_000000/Synthetic_000000_0001.jpg"
 
@@ -31,7 +34,7 @@ FACE = "Synthetic_000000/Synthetic_000000_0001.jpg"
 def drawn(tmp_path_factory):
     """Four identities of two images."""
     folder = tmp_path_factory.mktemp("drawn") / "faces"
-    synthetic.make_identity_folder(folder, identities=4, images_per_identity=2)
+    sets.make_identity_folder(folder, identities=4, images_per_identity=2)
     return folder
 
 

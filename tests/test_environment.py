@@ -9,7 +9,8 @@ from importlib import metadata
 import pytest
 
 import lock
-from facelib import ROOT, profiles
+from facelib import ROOT
+from report import plan
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
@@ -62,10 +63,14 @@ def imports(code: str) -> set[str]:
 
 
 def test_all_that_is_imported_is_a_dependency():
-    folders = ("facelib", "benchmarks", "tests")
+    folders = ("facelib", "report", "benchmarks", "notebooks", "tests")
     code = [file.read_text() for folder in folders for file in (ROOT / folder).rglob("*.py")]
-    code += [profiles.code_of(file) for file in (ROOT / "notebooks").glob("*.ipynb")]
-    imported = set().union(*map(imports, code)) - set(sys.stdlib_module_names) - {"facelib", "benchmarks", "lock"}
+    code += [plan.code_of(file) for file in (ROOT / "notebooks").glob("*.ipynb")]
+    imported = (
+        set().union(*map(imports, code))
+        - set(sys.stdlib_module_names)
+        - {"facelib", "report", "benchmarks", "notebooks", "lock"}
+    )
     imported -= {file.stem for file in (ROOT / "tests").glob("*.py")}
     assert {"torch", "onnx", "seaborn"} <= imported
     distributions = metadata.packages_distributions()

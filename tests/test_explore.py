@@ -7,14 +7,18 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 
-from facelib import ROOT, explore, explore_plots, synthetic
-from facelib.low_light import darken, published
-from facelib.low_light_study import noise_generator
+from facelib import ROOT
+from facelib.faces.light import darken, published
 from facelib.models import create_model
-from facelib.pretrained import load_embedder
-from facelib.protocol import Protocol
+from facelib.models.pretrained import load_embedder
+from facelib.studies import explore
+from facelib.studies.low_light import noise_generator
+from facelib.synthetic import sets
 from facelib.training.machine import FILES
-from facelib.verification import verify
+from facelib.verification import scores
+from facelib.verification.protocol import Protocol
+from facelib.verification.verify import verify
+from notebooks import explore_widgets as explore_plots
 
 # Genuine and impostor pairs, a score of each kind the same.
 SCORE = np.array([0.9, 0.5, 0.4, 0.1, 0.8, 0.5, 0.3, 0.2])
@@ -25,7 +29,7 @@ GENUINE = np.array([True, True, True, True, False, False, False, False])
 def place(tmp_path_factory):
     """A small LFW of three folds and an untrained model."""
     folder = tmp_path_factory.mktemp("explore")
-    synthetic.make_lfw(folder / "lfw", identities=12, images_per_identity=2, pairs_per_fold=4, folds=3)
+    sets.make_lfw(folder / "lfw", identities=12, images_per_identity=2, pairs_per_fold=4, folds=3)
     torch.manual_seed(0)
     torch.save(create_model("iresnet18_025", 8).state_dict(), folder / "model.pth")
     return folder
@@ -297,7 +301,7 @@ def test_a_threshold_without_errors_of_one_kind_says_so(notebook):
 
 
 def test_moving_the_light_embeds_and_draws_the_pair_alone(notebook, scored, monkeypatch):
-    counts, embed = [], explore.embed_images
+    counts, embed = [], scores.embed_images
 
     def counted(embedder, crops, *flip, **light):
         counts.append(len(crops))

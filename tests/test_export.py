@@ -9,20 +9,21 @@ import onnx
 import pytest
 import torch
 
-from facelib import export, synthetic
-from facelib.model_card import card, limits
 from facelib.models import load_embedder
-from facelib.protocol import Protocol
+from facelib.synthetic import sets
 from facelib.training import Config, train
-from facelib.verification import verify
+from facelib.verification.protocol import Protocol
+from facelib.verification.verify import verify
+from report import export
+from report.card import card, limits
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A small run, its verification, and both exported."""
     folder = tmp_path_factory.mktemp("export")
-    synthetic.make_identity_folder(folder / "faces", identities=4, images_per_identity=4, seed=3)
-    synthetic.make_lfw(
+    sets.make_identity_folder(folder / "faces", identities=4, images_per_identity=4, seed=3)
+    sets.make_lfw(
         folder / "lfw", identities=6, images_per_identity=2, pairs_per_fold=2, folds=2, seed=4, first_identity=9
     )
     small = {"backbone": "iresnet18_025", "embedding_size": 32, "epochs": 1, "batch_size": 8, "learning_rate": 0.02}

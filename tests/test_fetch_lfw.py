@@ -4,9 +4,8 @@ from urllib.error import URLError
 
 import pytest
 
-from facelib import fetch_lfw
-from facelib.data import read_pairs
-from facelib.images import lfw_images
+from facelib.data import fetch_lfw, read_pairs
+from facelib.data.layout import lfw_images
 
 
 def test_lfw_lies_where_the_profiles_look_for_it(tmp_path, monkeypatch):

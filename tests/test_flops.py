@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
-from facelib import flops
+from facelib.models import flops
 
 
 def test_resnet50_costs_what_the_published_table_says():

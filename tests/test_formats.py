@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from facelib import data, synthetic
-from facelib.alignment import align_folder
-from facelib.bench_loading import write_recordio
-from facelib.landmarks import find_landmarks
+from benchmarks.loading import write_recordio
+from facelib import data
+from facelib.data.align_folder import align_folder
+from facelib.data.landmarks import find_landmarks
+from facelib.synthetic import sets
 from facelib.training import Config, train
 
 
@@ -18,7 +19,7 @@ from facelib.training import Config, train
 def place(tmp_path_factory):
     """Synthetic faces as photographs, as aligned crops, as a pack of either and as RecordIO."""
     folder = tmp_path_factory.mktemp("formats")
-    synthetic.make_identity_folder(folder / "photos", identities=4, images_per_identity=5, seed=3)
+    sets.make_identity_folder(folder / "photos", identities=4, images_per_identity=5, seed=3)
     shutil.copytree(folder / "photos", folder / "bare", ignore=shutil.ignore_patterns("landmarks.csv"))
     align_folder(folder / "bare", folder / "crops", "none")
     data.pack(folder / "photos", folder / "photos.pack")

@@ -16,9 +16,11 @@ import torch
 
 from benchmarks.gpu import grid, kit, speed
 from benchmarks.gpu.kit import Kit
-from facelib import ROOT, data, profiles, synthetic
+from facelib import ROOT, data
 from facelib.models import create_model
-from facelib.results import load_results
+from facelib.synthetic import sets
+from report import plan as profiles
+from report.results import load_results
 
 PROFILE = {
     "description": "toy",
@@ -39,10 +41,8 @@ PROFILE = {
 def toy(tmp_path_factory) -> tuple[Path, dict]:
     """A kit of a hundred synthetic faces, and its plan."""
     folder = tmp_path_factory.mktemp("kit")
-    synthetic.make_identity_folder(folder / "faces", identities=10, images_per_identity=10)
-    synthetic.make_lfw(
-        folder / "lfw", identities=12, images_per_identity=3, pairs_per_fold=3, folds=3, first_identity=99
-    )
+    sets.make_identity_folder(folder / "faces", identities=10, images_per_identity=10)
+    sets.make_lfw(folder / "lfw", identities=12, images_per_identity=3, pairs_per_fold=3, folds=3, first_identity=99)
     (folder / "weights").mkdir()
     torch.manual_seed(0)
     torch.save(create_model("iresnet18_025").state_dict(), folder / "weights" / "model.pth")

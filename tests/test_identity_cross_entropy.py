@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from in_processes import in_processes
 
-from facelib import identity_cross_entropy
+from facelib.devices import share, shares
 from facelib.losses import ArcFace, Softmax
-from facelib.processes import share, shares
+from facelib.losses import cross_entropy as identity_cross_entropy
 
 IDENTITIES, SIZE, BATCH = 11, 8, 7
 

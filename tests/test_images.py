@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facelib.images import ImageError, lfw_images, list_images, read_image
+from facelib.data.layout import lfw_images, list_images
+from facelib.faces.image import ImageError, read_image
 
 RED, BLUE = (200, 30, 10), (10, 60, 220)
 

@@ -11,15 +11,19 @@ import pandas as pd
 import pytest
 import torch
 
-from facelib import alignment, integrity, integrity_plots, synthetic
 from facelib.data import read_pairs
-from facelib.images import list_images, read_image
-from facelib.integrity import check, in_both, in_several_folds, shared_names
-from facelib.landmarks import fingerprint
+from facelib.data.landmarks import fingerprint
+from facelib.data.layout import list_images
+from facelib.data.pairs import without
+from facelib.faces import align
+from facelib.faces.image import read_image
 from facelib.models import create_model
-from facelib.pairs import without
-from facelib.pretrained import load_embedder
-from facelib.verification import best_threshold
+from facelib.models.pretrained import load_embedder
+from facelib.studies import integrity
+from facelib.studies.integrity import check, in_both, in_several_folds, shared_names
+from facelib.synthetic import sets
+from facelib.verification.measures import best_threshold
+from report.figures import integrity as integrity_plots
 
 COPIED, STRANGER = "Somebody_Else", "Synthetic_000100"
 
@@ -39,8 +43,8 @@ def place(tmp_path_factory):
     """An LFW of three folds, a training folder of five strangers, an untrained model. Planted into the training folder:
     an LFW identity's images under another name, and a stranger's image, saved again, as another stranger's."""
     folder = tmp_path_factory.mktemp("integrity")
-    synthetic.make_lfw(folder / "lfw", identities=12, images_per_identity=2, pairs_per_fold=2, folds=3)
-    synthetic.make_identity_folder(folder / "train", identities=5, images_per_identity=2, first_identity=100)
+    sets.make_lfw(folder / "lfw", identities=12, images_per_identity=2, pairs_per_fold=2, folds=3)
+    sets.make_identity_folder(folder / "train", identities=5, images_per_identity=2, first_identity=100)
     images = folder / "lfw" / "lfw-synthetic"
     pairs = read_pairs(folder / "lfw" / "pairs.txt")
     named = {*pairs.first, *pairs.second}
@@ -70,7 +74,7 @@ def unit_embeddings(model, folder, images: list[str]) -> np.ndarray:
     """(N, D) float64: the crops of the images, embedded and divided by their length."""
     rows = landmark_rows(folder)
     points = [np.array(rows[image][:10], np.float32).reshape(5, 2) for image in images]
-    crops = np.stack([alignment.align(read_image(folder / image), p) for image, p in zip(images, points)])
+    crops = np.stack([align.align(read_image(folder / image), p) for image, p in zip(images, points)])
     embeddings = load_embedder(model).embed(torch.from_numpy(crops).permute(0, 3, 1, 2)).double().numpy()
     return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
 

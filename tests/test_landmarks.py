@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from facelib import landmarks
-from facelib.detectors import TEMPLATE, Face
-from facelib.images import ImageError
-from facelib.landmarks import COLUMNS, find_landmarks
-from facelib.synthetic import draw_face, make_identity_folder
+from facelib.data import landmarks
+from facelib.data.landmarks import COLUMNS, find_landmarks
+from facelib.faces.detectors import TEMPLATE, Face
+from facelib.faces.image import ImageError
+from facelib.synthetic.draw import draw_face
+from facelib.synthetic.sets import make_identity_folder
 
 
 class Fake:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from facelib.low_light import (
+from facelib.faces.light import (
     FULL_WELL,
     READ_NOISE,
     REPAIRS,

@@ -7,19 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from facelib import low_light_plots, synthetic, testset
-from facelib.low_light import REPAIRS
-from facelib.low_light_study import noise_generator, study, table
+from facelib.faces.light import REPAIRS
 from facelib.models import create_model
-from facelib.protocol import Protocol
-from facelib.verification import measures, verify
+from facelib.studies.low_light import noise_generator, study, table
+from facelib.synthetic import sets
+from facelib.verification import testset
+from facelib.verification.measures import measures
+from facelib.verification.protocol import Protocol
+from facelib.verification.verify import verify
+from report.figures import low_light
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A small LFW of three folds, an untrained model, and a study of them."""
     folder = tmp_path_factory.mktemp("light")
-    synthetic.make_lfw(folder / "lfw", identities=12, images_per_identity=2, pairs_per_fold=2, folds=3)
+    sets.make_lfw(folder / "lfw", identities=12, images_per_identity=2, pairs_per_fold=2, folds=3)
     torch.manual_seed(0)
     torch.save(create_model("iresnet18_025", 8).state_dict(), folder / "model.pth")
     study(str(folder / "model.pth"), str(folder / "lfw"), str(folder / "study"), most_stops=1)
@@ -131,7 +134,7 @@ def test_the_table_has_a_row_for_each_light_and_a_column_for_each_repair(place):
 
 
 def test_the_example_has_a_column_for_each_light_and_a_row_for_each_repair_that_get_darker():
-    figure = low_light_plots.example_row(stops=(0, 3), seed=1)
+    figure = low_light.example_row(stops=(0, 3), seed=1)
     pictures = np.array([axis.images[0].get_array() for axis in figure.axes])
     assert pictures.shape == (2 * len(REPAIRS), 112, 112, 3)
     assert pictures[1].mean() < 0.6 * pictures[0].mean()
@@ -140,9 +143,9 @@ def test_the_example_has_a_column_for_each_light_and_a_row_for_each_repair_that_
 
 def test_curves_go_through_the_measured_values_and_bands_lie_about_them(place):
     metrics = json.loads((place / "study" / "metrics.json").read_text())
-    curves = low_light_plots.repair_curves(metrics, "accuracy")
+    curves = low_light.repair_curves(metrics, "accuracy")
     curves[0] |= {"low": curves[0]["values"] - 0.1, "high": curves[0]["values"] + 0.1}
-    figure = low_light_plots.against_stops(curves, "accuracy", {"normal": 0.9})
+    figure = low_light.against_stops(curves, "accuracy", {"normal": 0.9})
     (axis,) = figure.axes
     for line, repair in zip(axis.lines, REPAIRS):
         expected = [metrics["conditions"][f"{k}/{repair}"]["accuracy"] for k in (0, 1)]

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from facelib import synthetic
-from facelib.images import list_images
+from facelib.data.layout import list_images
+from facelib.synthetic import sets
 
 PROFILE = """
 [tiny]
@@ -55,8 +55,8 @@ def make(checkout, *words, check=True):
 def report(checkout, tmp_path_factory):
     """The checkout after `make -j2 report` of the tiny profile, and the words that ask for it."""
     data = tmp_path_factory.mktemp("data")
-    synthetic.make_identity_folder(data / "faces", identities=3, images_per_identity=4, seed=5)
-    synthetic.make_lfw(
+    sets.make_identity_folder(data / "faces", identities=3, images_per_identity=4, seed=5)
+    sets.make_lfw(
         data / "lfw", identities=8, images_per_identity=2, pairs_per_fold=2, folds=2, seed=5, first_identity=99
     )
     with (checkout / "notebooks" / "profiles.toml").open("a") as file:
@@ -102,10 +102,10 @@ def test_a_launcher_is_put_before_every_notebook_run(report, tmp_path):
     asked = ["NOTEBOOK=figures", f"PARAMS=results=build/tiny output={tmp_path}/figures"]
     make(report[0], "run", *asked, f"LAUNCH={launcher} --gpus=1")
     assert (tmp_path / "figures" / "numbers.tex").exists()
-    assert noted.read_text().startswith("--gpus=1 .venv/bin/python -m facelib.notebook figures build/run/figures-")
+    assert noted.read_text().startswith("--gpus=1 .venv/bin/python -m notebooks.run figures build/run/figures-")
     lines = planned(report, "--always-make", "--old-file=latex", "LAUNCH=srun --gpus=1").splitlines()
-    runs = [line for line in lines if "facelib.notebook" in line]
-    assert len(runs) > 8 and all("srun --gpus=1 .venv/bin/python -m facelib.notebook" in line for line in runs)
+    runs = [line for line in lines if "notebooks.run" in line]
+    assert len(runs) > 8 and all("srun --gpus=1 .venv/bin/python -m notebooks.run" in line for line in runs)
 
 
 def test_a_second_make_does_nothing(report):
@@ -283,8 +283,8 @@ def test_a_killed_run_leaves_nothing_that_passes_for_finished_and_what_was_there
 
 def test_a_corrupt_image_stops_make_before_any_training_and_is_named(report, tmp_path):
     checkout, _ = report
-    synthetic.make_lfw(tmp_path / "lfw", identities=8, images_per_identity=2, pairs_per_fold=2, folds=2, seed=5)
-    synthetic.make_identity_folder(tmp_path / "faces", identities=3, images_per_identity=4, seed=5)
+    sets.make_lfw(tmp_path / "lfw", identities=8, images_per_identity=2, pairs_per_fold=2, folds=2, seed=5)
+    sets.make_identity_folder(tmp_path / "faces", identities=3, images_per_identity=4, seed=5)
     (tmp_path / "faces" / "landmarks.csv").unlink()
     culprit = tmp_path / "faces" / list_images(tmp_path / "faces")[5]
     culprit.write_bytes(culprit.read_bytes()[:2000])
@@ -294,8 +294,8 @@ def test_a_corrupt_image_stops_make_before_any_training_and_is_named(report, tmp
 
 def test_what_is_wrong_with_the_test_data_stops_make_before_any_training(report, tmp_path):
     checkout, _ = report
-    synthetic.make_identity_folder(tmp_path / "faces", identities=3, images_per_identity=4, seed=5)
-    synthetic.make_lfw(tmp_path / "lfw", identities=8, images_per_identity=2, pairs_per_fold=2, folds=2, seed=5)
+    sets.make_identity_folder(tmp_path / "faces", identities=3, images_per_identity=4, seed=5)
+    sets.make_lfw(tmp_path / "lfw", identities=8, images_per_identity=2, pairs_per_fold=2, folds=2, seed=5)
     with (tmp_path / "lfw" / "pairs.txt").open("r+") as pairs:
         text = pairs.read().replace("Synthetic_", "Synthetik_", 1)
         pairs.seek(0)

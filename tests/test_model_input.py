@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from facelib.pretrained import load_embedder
+from facelib.models.pretrained import load_embedder
 
 RED, GREEN, BLUE = 51, 102, 255  # 0.2, 0.4 and 1 of white
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 
 from facelib.models import create_model
-from facelib.pretrained import load_embedder
+from facelib.models.pretrained import load_embedder
 
 BLOCKS = {  # in each of the four layers
     "iresnet18": (2, 2, 2, 2),

@@ -8,8 +8,8 @@ import nbformat
 import pytest
 
 from facelib import ROOT
-from facelib.notebook import check_parameters, declared_parameters, run_notebook
 from facelib.training import Config
+from notebooks.run import check_parameters, declared_parameters, run_notebook
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -99,7 +99,7 @@ SHORT = {
 
 @pytest.mark.parametrize("name", ["train", "verify", "explore", "integrity", "data", *SHORT])
 def test_a_notebook_runs_as_it_stands_with_no_data_present(name, checkout):
-    command = [sys.executable, "-m", "facelib.notebook", name, f"build/run/{name}.ipynb", *SHORT.get(name, [])]
+    command = [sys.executable, "-m", "notebooks.run", name, f"build/run/{name}.ipynb", *SHORT.get(name, [])]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (checkout / "build" / "run" / f"{name}.ipynb").exists()
@@ -108,14 +108,14 @@ def test_a_notebook_runs_as_it_stands_with_no_data_present(name, checkout):
 
 @pytest.mark.parametrize("name", ["figures", "statistics"])
 def test_without_results_it_is_told_where_some_come_from(name, checkout):
-    command = [sys.executable, "-m", "facelib.notebook", name, f"build/run/{name}.ipynb"]
+    command = [sys.executable, "-m", "notebooks.run", name, f"build/run/{name}.ipynb"]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "`make report PROFILE=demo` leaves some in build/demo" in done.stderr
 
 
 def test_parameters_of_a_file_may_be_changed_on_the_command_line(tmp_path):
     (tmp_path / "run.json").write_text('{"epochs": 3, "seed": 4}')
-    command = [sys.executable, "-m", "facelib.notebook", "train", str(tmp_path / "copy.ipynb")]
+    command = [sys.executable, "-m", "notebooks.run", "train", str(tmp_path / "copy.ipynb")]
     command += ["--parameters", str(tmp_path / "run.json"), "epochs=many"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "parameter epochs must be int, found 'many'" in done.stderr

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from facelib.output import whole_folder
+from facelib.files import whole_folder
 
 FILES = ("result", "log")
 

@@ -24,11 +24,11 @@ from torch.utils.data import Dataset
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
 from facelib.data import IdentityFolder, Loader
-from facelib.detectors import TEMPLATE
-from facelib.images import ImageError
-from facelib.landmarks import COLUMNS
-from facelib.pack import Pack
-from facelib.write_pack import pack
+from facelib.data.landmarks import COLUMNS
+from facelib.data.packs import Pack
+from facelib.data.write_pack import pack
+from facelib.faces.detectors import TEMPLATE
+from facelib.faces.image import ImageError
 
 NAMES = ["Ann Lee", "José", "李小龙", "z"]
 

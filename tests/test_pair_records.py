@@ -2,19 +2,21 @@
 
 import torch
 
-from facelib import synthetic, verification
 from facelib.data import InMemory, PairRecords, RecordIO
-from facelib.embedder import TorchEmbedder, create_model
-from facelib.pair_records import write_crops, write_pair_records
-from facelib.protocol import Protocol
-from facelib.testset import open_test
+from facelib.data.pair_records import write_crops, write_pair_records
+from facelib.models.backbones import create_model
+from facelib.models.embedder import TorchEmbedder
+from facelib.synthetic import sets
+from facelib.verification import scores as verification
+from facelib.verification.protocol import Protocol
+from facelib.verification.testset import open_test
 
 PIXELS = torch.arange(2 * 3 * 112 * 112).reshape(2, 3, 112, 112).div(300, rounding_mode="floor").to(torch.uint8)
 
 
 def test_it_scores_as_the_folder_that_it_is_from(tmp_path):
     lfw = tmp_path / "lfw"
-    synthetic.make_lfw(lfw, identities=6, images_per_identity=3, pairs_per_fold=3, folds=2)
+    sets.make_lfw(lfw, identities=6, images_per_identity=3, pairs_per_fold=3, folds=2)
     test = open_test(lfw)
     crops, pairs = test.crops, test.pairs
     write_pair_records(crops, lfw / "pairs.txt", tmp_path / "records")

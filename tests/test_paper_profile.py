@@ -11,37 +11,26 @@ import subprocess
 
 import torch
 
-from facelib import (
-    ROOT,
-    data_summary,
-    detector_study,
-    evaluation_ladder,
-    flops,
-    integrity,
-    low_light_study,
-    profiles,
-    statistics,
-    synthetic,
-)
-from facelib.models import create_model
-from facelib.notebook import run_notebook
-from facelib.protocol import Protocol
-from facelib.results import load_results
-from facelib.training.config import Config
-from facelib.training.trainer import train
-from facelib.verification import verify
+from facelib import ROOT, Config, Protocol, train, verify
+from facelib.models import create_model, flops
+from facelib.studies import data_summary, detectors, integrity, low_light
+from facelib.synthetic import sets
+from facelib.verification import ladder, uncertainty
+from notebooks.run import run_notebook
+from report import plan as profiles
+from report.results import load_results
 
 # What each notebook of a plan computes with its parameters.
 STEPS = {
     "flops": flops.measure,
     "train": lambda **given: train(Config(**given)),
     "verify": lambda model, lfw, output, **protocol: verify(model, lfw, output, Protocol(**protocol)),
-    "evaluation_ladder": evaluation_ladder.climb,
-    "low_light": low_light_study.study,
+    "evaluation_ladder": ladder.climb,
+    "low_light": low_light.study,
     "integrity": integrity.check,
-    "detectors": detector_study.study,
+    "detectors": detectors.study,
     "data": lambda train, test, output, duplicates: data_summary.summarise(train, test, output),
-    "statistics": statistics.summarise,
+    "statistics": uncertainty.summarise,
 }
 LEFT_OUT = (
     "iresnet50-r0.25",
@@ -58,8 +47,8 @@ LEFT_OUT = (
 
 def test_every_run_of_the_paper_profile_ends_in_the_report(tmp_path):
     data = tmp_path / "data"
-    synthetic.make_identity_folder(data / "casia-webface", identities=2, images_per_identity=10, seed=7)
-    synthetic.make_lfw(
+    sets.make_identity_folder(data / "casia-webface", identities=2, images_per_identity=10, seed=7)
+    sets.make_lfw(
         data / "lfw", identities=8, images_per_identity=2, pairs_per_fold=2, folds=2, seed=7, first_identity=50
     )
     (data / "weights").mkdir()

@@ -17,8 +17,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 from torch import nn
 
-from facelib import pretrained
-from facelib.pretrained import load_embedder
+from facelib.models import pretrained
+from facelib.models.pretrained import load_embedder
 
 HALF = [0.5, 0.5, 0.5]
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from facelib import ROOT, profiles, training_ladder
-from facelib.notebook import check_parameters, declared_parameters
+from facelib import ROOT
 from facelib.training import Config
+from notebooks.run import check_parameters, declared_parameters
+from report import plan as profiles
+from report import training_ladder
 
 PROFILES = profiles.read_profiles(ROOT / "notebooks" / "profiles.toml")
 
@@ -212,9 +214,9 @@ def test_a_kept_listing_is_that_of_the_folder_as_it_is_now(tmp_path):
 
 
 def test_a_module_depends_on_what_it_imports_and_what_that_imports_but_not_on_what_records_it(tmp_path, monkeypatch):
-    modules = {"a": "from facelib import b, output\nfrom facelib.room.c import x", "b": "import json"}
+    modules = {"a": "from facelib import b, files\nfrom facelib.room.c import x", "b": "import json"}
     modules |= {
-        "output": "from facelib import d",
+        "files": "from facelib import d",
         "d": "",
         "e": "",
         "room/__init__": "",
@@ -230,8 +232,8 @@ def test_a_module_depends_on_what_it_imports_and_what_that_imports_but_not_on_wh
 
 def test_the_loss_is_behind_the_training_and_the_pairs_are_behind_the_verification():
     training, verification = (profiles.modules_behind(profiles.MODULE_OF[name]) for name in ("train", "verify"))
-    assert {"facelib.losses", "facelib.embedder", "facelib.iresnet", "facelib.data"} <= {*training}
-    assert {"facelib.embedder", "facelib.pairs"} <= {*verification} and "facelib.losses" not in verification
+    assert {"facelib.losses", "facelib.models.backbones", "facelib.models.iresnet", "facelib.data"} <= {*training}
+    assert {"facelib.models.embedder", "facelib.data.pairs"} <= {*verification} and "facelib.losses" not in verification
 
 
 def test_words_in_code_are_no_part_of_it():

@@ -5,11 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from facelib import evaluation_ladder, published, synthetic
 from facelib.data import PairImages, Pairs
 from facelib.models import Embedder, create_model
-from facelib.protocol import Protocol
-from facelib.verification import verify
+from facelib.synthetic import sets
+from facelib.verification import ladder, published
+from facelib.verification.protocol import Protocol
+from facelib.verification.verify import verify
 
 
 @pytest.mark.parametrize(
@@ -98,23 +99,23 @@ def test_in_the_published_order_the_network_gets_those_numbers_and_otherwise_the
 
 
 def test_the_ladder_goes_from_the_published_protocol_to_the_corrected_one_a_defect_at_a_time():
-    rungs = evaluation_ladder.rungs()
+    rungs = ladder.rungs()
     up = [protocol for name, protocol in rungs.items() if name.startswith("up/")]
-    assert up[0] == evaluation_ladder.PUBLISHED and up[-1] == evaluation_ladder.CORRECTED == rungs["down/corrected"]
+    assert up[0] == ladder.PUBLISHED and up[-1] == ladder.CORRECTED == rungs["down/corrected"]
     for before, after in zip(up, up[1:]):
         assert sum(vars(before)[field] != vars(after)[field] for field in vars(before)) == 1
-    fewer = evaluation_ladder.rungs(flip=False, folds=2)
+    fewer = ladder.rungs(flip=False, folds=2)
     assert not any(protocol.flip for protocol in fewer.values()) and fewer["down/corrected"].folds == 2
     for protocol in [*rungs.values(), *fewer.values()]:
         protocol.check()
 
 
 def test_a_rung_gives_what_verify_gives_under_its_protocol(tmp_path):
-    synthetic.make_lfw(tmp_path / "lfw", identities=8, images_per_identity=2, pairs_per_fold=2, folds=2)
+    sets.make_lfw(tmp_path / "lfw", identities=8, images_per_identity=2, pairs_per_fold=2, folds=2)
     torch.save(create_model("iresnet18_025", 8).state_dict(), tmp_path / "model.pth")
     model, lfw = str(tmp_path / "model.pth"), str(tmp_path / "lfw")
-    found = evaluation_ladder.climb(model, lfw, str(tmp_path / "ladder"), flip=False)
-    protocols = evaluation_ladder.rungs(flip=False)
+    found = ladder.climb(model, lfw, str(tmp_path / "ladder"), flip=False)
+    protocols = ladder.rungs(flip=False)
     for name in ("up/published", "up/one crop", "down/random crop", "down/low light"):
         alone = verify(model, lfw, str(tmp_path / "verify"), protocols[name])
         assert alone.pop("images") and alone.pop("colour_order") and found[name] == alone, name

@@ -2,12 +2,14 @@
 
 import pytest
 
-from facelib import colour_order, flops, verification
 from facelib.data import PairImages, Pairs, read_pairs
-from facelib.images import lfw_images
-from facelib.landmarks import find_landmarks
-from facelib.model_input import Input
-from facelib.pretrained import load_embedder
+from facelib.data.landmarks import find_landmarks
+from facelib.data.layout import lfw_images
+from facelib.models import flops
+from facelib.models.inputs import Input
+from facelib.models.pretrained import load_embedder
+from facelib.verification import colour_order, measures
+from facelib.verification import scores as verification
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def test_the_released_model_verifies_lfw(sample, real_data):
     dataset = PairImages(folder, pairs, landmarks)
     embeddings = verification.embed_images(load_embedder(models[0]), dataset, flip=True)
     scores = verification.pair_scores(embeddings, dataset.first, dataset.second)
-    found = verification.measures(scores, pairs.genuine, pairs.fold)
+    found = measures.measures(scores, pairs.genuine, pairs.fold)
     assert found["accuracy"] > 0.97 and found["auc"] > 0.99  # 99.30 % on all of View 2; these are 300 pairs
 
 

@@ -12,11 +12,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from facelib import recordio
-from facelib.data import Loader
-from facelib.images import ImageError
-from facelib.loader import stack
-from facelib.recordio import RecordIO
+from facelib.data import Loader, recordio
+from facelib.data.loader import stack
+from facelib.data.recordio import RecordIO
+from facelib.faces.image import ImageError
 
 MAGIC = b"\x0a\x23\xd7\xce"
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 10, 3), dtype=np.uint8)  # of six images, 8 high, 10 wide

@@ -7,9 +7,12 @@ import re
 import numpy as np
 import pytest
 
-from facelib import report, report_answer, report_cost, report_verification, statistics, words
-from facelib.comparison import compare
-from facelib.results import KINDS, load_results
+from facelib.verification import uncertainty
+from facelib.verification.comparison import compare
+from report import render, words
+from report.facts import answer, verification
+from report.facts import cost as report_cost
+from report.results import KINDS, load_results
 
 FOLD = np.repeat(np.arange(10), 60)
 GENUINE = np.tile(np.arange(60) < 30, 10)
@@ -18,7 +21,7 @@ IDENTITIES = np.stack([np.arange(600), np.where(GENUINE, np.arange(600), np.aran
 
 def run(separation: float, seed: int = 0) -> dict:
     """A verification whose genuine scores lie `separation` standard deviations above the impostors'."""
-    from facelib.verification import measures
+    from facelib.verification.measures import measures
 
     score = np.random.default_rng(seed).normal(size=600) + separation * GENUINE
     metrics = measures(score, GENUINE, FOLD) | {"images": 900}
@@ -30,7 +33,7 @@ def run(separation: float, seed: int = 0) -> dict:
 
 def statistics_of(verify: dict) -> dict:
     """What the statistics notebook would leave of these verifications, from few resamples."""
-    found = {name: statistics.uncertainty(run, resamples=100, seed=0) for name, run in verify.items()}
+    found = {name: uncertainty.uncertainty(run, resamples=100, seed=0) for name, run in verify.items()}
     compared = {}
     for key in ("r0.1-normal", "r1-normal"):
         light, heavy = verify[f"efficientnet_b3-{key}"], verify[f"iresnet50-{key}"]
@@ -38,7 +41,7 @@ def statistics_of(verify: dict) -> dict:
     metrics = {"resamples": 100, "verify": {name: numbers for name, (numbers, _) in found.items()}, "compare": compared}
     metrics["calibration"] = {}
     for name in verify:
-        metrics["calibration"] |= statistics.calibration(name, verify)
+        metrics["calibration"] |= uncertainty.calibration(name, verify)
     bands = {f"{name}/{kind}": band for name, (_, bands) in found.items() for kind, band in bands.items()}
     return {"metrics": metrics, "bands": bands}
 
@@ -91,13 +94,13 @@ def cost(backbone, parameters, flops):
     ],
 )
 def test_the_answer_follows_the_comparison(light, heavy, words):
-    assert re.search(words, report_answer.claim_answer(results(light, heavy)))
+    assert re.search(words, answer.claim_answer(results(light, heavy)))
 
 
 def test_curves_at_chance_are_called_so_and_curves_above_it_too():
-    assert "all 4 curves lie above chance" in report_verification.claim_chance(results(2.0, 2.0))
-    assert "none of the 4 curves" in report_verification.claim_chance(results(0.0, 0.0))
-    mixed = report_verification.claim_chance(results(2.0, 0.0))
+    assert "all 4 curves lie above chance" in verification.claim_chance(results(2.0, 2.0))
+    assert "none of the 4 curves" in verification.claim_chance(results(0.0, 0.0))
+    mixed = verification.claim_chance(results(2.0, 0.0))
     assert "2 of 4 curves" in mixed and r"iresnet50 at $r = 0.1$" in mixed
 
 
@@ -106,39 +109,38 @@ def test_chance_is_half_plus_three_standard_errors_of_hanley_and_mcneil():
     from sklearn.metrics import roc_auc_score
 
     rng = np.random.default_rng(0)
-    bound = report_verification.chance_bound(GENUINE)
+    bound = verification.chance_bound(GENUINE)
     exceeded = sum(roc_auc_score(GENUINE, rng.normal(size=600)) > bound for _ in range(1000))
     assert exceeded < 10
 
 
 def test_the_low_light_claim_follows_the_loss_of_auc():
-    assert "costs none" in report_verification.claim_low_light(results(3.0, 3.0, low=0.0))
-    assert "costs 4 of 4 trained models" in report_verification.claim_low_light(results(3.0, 3.0, low=2.0))
-    assert "4 gain by it" in report_verification.claim_low_light(results(1.0, 1.0, low=-2.0))
+    assert "costs none" in verification.claim_low_light(results(3.0, 3.0, low=0.0))
+    assert "costs 4 of 4 trained models" in verification.claim_low_light(results(3.0, 3.0, low=2.0))
+    assert "4 gain by it" in verification.claim_low_light(results(1.0, 1.0, low=-2.0))
 
 
 def test_the_released_model_is_reported_beside_its_published_accuracy():
-    claim = report_verification.claim_released(results(2.0, 2.0, released=6.0))
+    claim = verification.claim_released(results(2.0, 2.0, released=6.0))
     assert "99.50" in claim and "is above chance" in claim
-    assert "can't be told from chance" in report_verification.claim_released(results(2.0, 2.0, released=0.0))
+    assert "can't be told from chance" in verification.claim_released(results(2.0, 2.0, released=0.0))
 
 
 def test_the_comparison_is_told_with_its_interval_and_where_it_is_even_with_what_would_have_shown():
-    ahead = report_verification.claim_backbones(results(3.0, 1.0))
+    ahead = verification.claim_backbones(results(3.0, 1.0))
     assert "the light one is ahead" in ahead and r"95\,\% interval $+" in ahead and "$p < 0.001$" in ahead
-    assert "the heavy one is ahead" in report_verification.claim_backbones(results(1.0, 3.0))
+    assert "the heavy one is ahead" in verification.claim_backbones(results(1.0, 3.0))
     even = results(2.0, 2.0)
     found = even["statistics"]["metrics"]["compare"]["r1-normal"]
-    assert (
-        f"a difference of {100 * found['detectable']:.1f} points would have shown"
-        in report_verification.claim_backbones(even)
+    assert f"a difference of {100 * found['detectable']:.1f} points would have shown" in verification.claim_backbones(
+        even
     )
 
 
 def test_a_row_holds_errors_deviation_standard_error_and_intervals():
     found = results(2.0, 1.0)
     numbers = found["statistics"]["metrics"]["verify"]["efficientnet_b3-r0.1-normal"]
-    cells = report_verification.results_table(found, "normal").splitlines()[0].removesuffix(r" \\").split(" & ")
+    cells = verification.results_table(found, "normal").splitlines()[0].removesuffix(r" \\").split(" & ")
     accuracy, auc = numbers["accuracy"], numbers["auc"]
     assert cells[:3] == [r"efficientnet\_b3", "0.1", str(numbers["errors"])]
     assert float(cells[3]) == pytest.approx(100 * (1 - numbers["errors"] / 600), abs=0.01)
@@ -147,7 +149,7 @@ def test_a_row_holds_errors_deviation_standard_error_and_intervals():
     assert cells[8] == f"[{auc['low']:.3f}, {auc['high']:.3f}]"
     assert len(cells) == 16 and cells[-1] == "1"
     found["statistics"] = None  # in a preview
-    assert "[" not in report_verification.results_table(found, "normal")
+    assert "[" not in verification.results_table(found, "normal")
 
 
 def test_differences_to_the_published_table_are_explained_by_rounding():
@@ -169,14 +171,14 @@ def test_the_published_figure_is_contradicted_by_the_published_count_only_if_our
 
 def test_test_faces_are_named_by_their_folder():
     found = results(1.0, 1.0)
-    assert "deep-funneled" in report_verification.test_values(found)["claim.test_data"]
+    assert "deep-funneled" in verification.test_values(found)["claim.test_data"]
     for run in found["verify"].values():
         run["parameters"]["images"] = "lfw"
-    claim = report_verification.test_values(found)["claim.test_data"]
+    claim = verification.test_values(found)["claim.test_data"]
     assert "Labeled Faces" in claim and "funneled" not in claim
     for run in found["verify"].values():
         run["parameters"]["images"] = "lfw-synthetic"
-    assert "synthetic" in report_verification.test_values(found)["claim.test_data"]
+    assert "synthetic" in verification.test_values(found)["claim.test_data"]
 
 
 def test_the_flip_test_is_told_of_the_models_that_have_it():
@@ -187,7 +189,7 @@ def test_the_flip_test_is_told_of_the_models_that_have_it():
         found["verify"]["released-normal"]["parameters"]["flip"] = released
         for run in trained:
             run["parameters"]["flip"] = others
-        return report_verification.claim_flip(found)
+        return verification.claim_flip(found)
 
     assert "given to no model" in claim(False, False)
     assert "given to the released model, not to the trained models" in claim(True, False)
@@ -223,19 +225,19 @@ def test_the_memory_format_that_trains_faster_is_named_with_its_gain():
 def test_a_published_accuracy_on_lfw_does_not_stand_beside_one_on_synthetic_faces():
     found = results(2.0, 2.0, released=6.0)
     found["verify"]["released-normal"]["parameters"]["images"] = "lfw-synthetic"
-    assert "99.50" not in report_verification.claim_released(found)
+    assert "99.50" not in verification.claim_released(found)
 
 
 def test_unfinished_runs_are_named():
-    assert report.claim_unfinished([]) == ""
-    assert "1 run is not finished and left out (1 of train)" in report.claim_unfinished(["train/x"])
-    said = report.claim_unfinished(["train/x", "verify/x-low", "train/y"])
+    assert render.claim_unfinished([]) == ""
+    assert "1 run is not finished and left out (1 of train)" in render.claim_unfinished(["train/x"])
+    said = render.claim_unfinished(["train/x", "verify/x-low", "train/y"])
     assert "3 runs are not finished and left out (2 of train and 1 of verify)" in said
     found = results(1.0, 1.0) | {"unfinished": ["train/x_y"]}
     for run in found["verify"].values():
         run["environment"] = {"commit": "c", "machine": "m", "packages": {}, "python": "3", "data": "d"}
     found |= {"flops": None, "statistics": None}
-    assert r"Not finished & train/x\_y" in report.provenance_table(found)
+    assert r"Not finished & train/x\_y" in render.provenance_table(found)
 
 
 def test_a_run_made_with_other_parameters_counts_as_unfinished(tmp_path):
@@ -253,7 +255,7 @@ def test_a_run_made_with_other_parameters_counts_as_unfinished(tmp_path):
 
 def test_before_any_run_is_finished_every_claim_is_still_a_sentence_or_empty():
     found = results(1.0, 1.0) | {"verify": {}, "flops": None, "statistics": None}
-    values = report.values(found)
+    values = render.values(found)
     assert "not finished" in values["claim.answer"] and values["claim.ratio"] == ""
 
 
@@ -277,24 +279,24 @@ def with_seeds(light: list[float], heavy: list[float], difference: float) -> dic
 def test_the_seeds_mean_and_deviation_are_told_with_their_number():
     """Of 70, 80 and 90 %: 80 and, with the divisor 2, 10."""
     found = with_seeds([0.7, 0.8, 0.9], [0.95], 0.25)
-    said = report_verification.claim_seeds(found)
+    said = verification.claim_seeds(found)
     assert "over 3 seeds the light backbone's accuracy is 80.0 $\\pm$ 10.0" in said
     assert "the heavy backbone has one seed" in said
-    rows = report_verification.results_table(found, "normal").splitlines()
+    rows = verification.results_table(found, "normal").splitlines()
     assert rows[1].endswith(r"& 80.0 $\pm$ 10.0 & 0.900 $\pm$ 0.000 & 3 \\")
 
 
 @pytest.mark.parametrize("difference, words", [(0.30, "is more than two runs"), (-0.20, "is no more than two runs")])
 def test_a_difference_is_held_against_what_seeds_alone_show(difference, words):
     """Two runs of deviation 10 points differ by 14.1 points, twice of which is 28.3."""
-    said = report_verification.claim_seeds(with_seeds([0.7, 0.8, 0.9], [0.95], difference))
+    said = verification.claim_seeds(with_seeds([0.7, 0.8, 0.9], [0.95], difference))
     assert words in said and "28.3" in said
 
 
 def test_a_threshold_from_normal_light_is_judged_in_low_light():
     """Scores two deviations lower in low light: the old threshold accepts fewer impostors, and rejects many more."""
     found = results(3.0, 3.0, low=2.0)
-    rows = {(row[0], row[1], row[2]): row[3] for row in report_verification.calibrations(found)}
+    rows = {(row[0], row[1], row[2]): row[3] for row in verification.calibrations(found)}
     assert set(rows) == {
         (backbone, *lights)
         for backbone in ("efficientnet_b3", "iresnet50")
@@ -302,5 +304,5 @@ def test_a_threshold_from_normal_light_is_judged_in_low_light():
     }
     own, moved = rows["iresnet50", "low", "low"], rows["iresnet50", "low", "normal"]
     assert moved["frr"] > own["frr"]
-    said = report_verification.claim_calibration(found)
+    said = verification.claim_calibration(found)
     assert "Taken from normal light into low light it gives" in said and "no more than twice that" in said

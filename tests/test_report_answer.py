@@ -2,7 +2,8 @@
 
 import pytest
 
-from facelib import plots, report_answer
+from report.facts import answer
+from report.figures import curves
 
 
 def cost(backbone: str, parameters: float, flops: float, speed: float, latency: float) -> dict:
@@ -35,9 +36,9 @@ def results(synthetic: bool = False, **ladder) -> dict:
 
 
 def test_every_verified_model_is_a_point_at_its_measured_cost_with_its_interval():
-    points = [point for point in report_answer.points_of(results()) if not point.get("published")]
+    points = [point for point in answer.points_of(results()) if not point.get("published")]
     assert [point["accuracy"] for point in points] == [0.85, 0.9, 0.8, 0.99]
-    assert {name: points[1][name] for name in plots.COSTS} == pytest.approx(
+    assert {name: points[1][name] for name in curves.COSTS} == pytest.approx(
         {"parameters": 43.6, "flops": 6.3, "speed": 20, "latency": 50}
     )
     assert all((point["low"], point["high"]) == (0.7, 0.95) for point in points)
@@ -45,7 +46,7 @@ def test_every_verified_model_is_a_point_at_its_measured_cost_with_its_interval(
 
 def test_published_points_are_the_cited_figures_and_never_have_a_speed():
     """Deng et al. 2019: 99.53 %; insightface's zoo: 99.45 % and 99.50 %; FaceX-Zoo: 99.55 % and 99.78 %."""
-    points = [point for point in report_answer.points_of(results()) if point.get("published")]
+    points = [point for point in answer.points_of(results()) if point.get("published")]
     assert [(point["accuracy"], point["cite"]) for point in points] == [
         (0.9953, "arcface"),
         (0.9945, "insightface"),
@@ -59,14 +60,14 @@ def test_published_points_are_the_cited_figures_and_never_have_a_speed():
 
 def test_published_points_of_real_faces_do_not_stand_beside_synthetic_ones():
     found = results(synthetic=True)
-    assert not any(point.get("published") for point in report_answer.points_of(found))
-    assert "left out" in report_answer.claim_published_points(found)
-    assert "not measured here" in report_answer.claim_published_points(results())
+    assert not any(point.get("published") for point in answer.points_of(found))
+    assert "left out" in answer.claim_published_points(found)
+    assert "not measured here" in answer.claim_published_points(results())
 
 
 def test_before_anything_is_verified_there_are_no_points():
-    assert report_answer.points_of(results() | {"verify": {}}) == []
-    assert report_answer.points_of(results() | {"flops": None}) == []
+    assert answer.points_of(results() | {"verify": {}}) == []
+    assert answer.points_of(results() | {"flops": None}) == []
 
 
 def rungs(published: float, corrected: float) -> dict:
@@ -74,12 +75,10 @@ def rungs(published: float, corrected: float) -> dict:
 
 
 def test_the_protocol_is_blamed_only_if_it_alone_puts_a_good_model_at_chance():
-    assert "its protocol is what broke: a released model" in report_answer.claim_broke(
-        results(released=rungs(0.5, 0.999))
-    )
-    not_alone = report_answer.claim_broke(results(released=rungs(0.8, 0.999)))
+    assert "its protocol is what broke: a released model" in answer.claim_broke(results(released=rungs(0.5, 0.999)))
+    not_alone = answer.claim_broke(results(released=rungs(0.8, 0.999)))
     assert "its protocol alone does not explain that" in not_alone and "AUC of 0.80" in not_alone
-    assert "does not explain" in report_answer.claim_broke(results(released=rungs(0.5, 0.52)))
-    best = report_answer.claim_broke(results(a=rungs(0.5, 0.7), b=rungs(0.5, 0.9)))
+    assert "does not explain" in answer.claim_broke(results(released=rungs(0.5, 0.52)))
+    best = answer.claim_broke(results(a=rungs(0.5, 0.7), b=rungs(0.5, 0.9)))
     assert "a trained model (b)" in best
-    assert report_answer.claim_broke(results()) == ""
+    assert answer.claim_broke(results()) == ""

@@ -1,6 +1,6 @@
 """What is said of speed follows what `make bench` measured."""
 
-from facelib import report_bench
+from report.facts import bench as report_bench
 
 ABOUT = {"synthetic": True, "folder": "some_faces", "threads": 2, "rounds": 5, "images": 1200}
 

@@ -1,6 +1,6 @@
 """What is said of the data follows its summary."""
 
-from facelib import report_data
+from report.facts import data
 
 
 def metrics(bright: float = 120, faces: int | None = 100, sizes: int = 1) -> dict:
@@ -18,7 +18,7 @@ def metrics(bright: float = 120, faces: int | None = 100, sizes: int = 1) -> dic
 
 
 def said(train: dict, test: dict) -> str:
-    return report_data.values({"data": {"metrics": {"train": train, "test": test}}, "bench": {}})["claim.data"]
+    return data.values({"data": {"metrics": {"train": train, "test": test}}, "bench": {}})["claim.data"]
 
 
 def test_counts_and_the_size_are_told_of_both_folders():
@@ -45,4 +45,4 @@ def test_the_tests_light_is_held_against_the_trainings_range():
 
 
 def test_before_the_summary_nothing_is_claimed():
-    assert report_data.values({"data": None}) == {}
+    assert data.values({"data": None}) == {}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from facelib import report_integrity
+from report.facts import integrity as report_integrity
 
 
 def results(**changed) -> dict:

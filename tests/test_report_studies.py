@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from facelib import evaluation_ladder, report_studies
+from facelib.verification import ladder as evaluation_ladder
+from report.facts import studies
 
 
 def results(**found) -> dict:
@@ -20,23 +21,23 @@ def ladder(**aucs) -> dict:
 
 
 def test_the_published_protocol_is_said_to_put_a_model_at_chance_only_if_it_does():
-    assert "the released model is at chance (AUC 0.503)" in report_studies.claim_reproduced(ladder(published=0.503))
-    assert "the released model is not at chance (AUC 0.700)" in report_studies.claim_reproduced(ladder(published=0.7))
+    assert "the released model is at chance (AUC 0.503)" in studies.claim_reproduced(ladder(published=0.503))
+    assert "the released model is not at chance (AUC 0.700)" in studies.claim_reproduced(ladder(published=0.7))
 
 
 def test_defects_are_ordered_by_their_cost_and_those_that_explain_chance_alone_are_named():
-    said = report_studies.claim_ladder(ladder(crop=0.53, low=0.90))
+    said = studies.claim_ladder(ladder(crop=0.53, low=0.90))
     assert "these cost: random crop 0.460 and low light 0.090." in said
     assert "Random crop is enough to explain a curve at chance." in said
     assert "no flip-test" in said.split("Less than 0.01")[1]
-    assert report_studies.claim_ladder(ladder()) == "No defect alone costs the released model as much as 0.01 of AUC."
+    assert studies.claim_ladder(ladder()) == "No defect alone costs the released model as much as 0.01 of AUC."
 
 
 def test_every_rung_has_a_row_of_words():
-    rungs = {f"{walk}/{name}" for walk, names in report_studies.WALKS.items() for name in names}
+    rungs = {f"{walk}/{name}" for walk, names in studies.WALKS.items() for name in names}
     assert rungs == {*evaluation_ladder.rungs()}
-    rows = report_studies.tables(ladder())["table_ladder"]
-    assert all(label in rows for labels in report_studies.WALKS.values() for label in labels.values())
+    rows = studies.tables(ladder())["table_ladder"]
+    assert all(label in rows for labels in studies.WALKS.values() for label in labels.values())
 
 
 def training(first: list[float], last: list[float]) -> dict:
@@ -62,12 +63,12 @@ def training(first: list[float], last: list[float]) -> dict:
     ],
 )
 def test_a_recipe_is_called_better_only_beyond_the_spread_of_its_seeds(first, last, words):
-    assert words in report_studies.claim_training_ladder(training(first, last))
+    assert words in studies.claim_training_ladder(training(first, last))
 
 
 def test_the_table_gives_mean_and_standard_deviation_over_seeds():
     """Of 0.5, 0.6, 0.7: 0.6 and, with the divisor 2, 0.1."""
-    rows = report_studies.training_rows(training([0.5, 0.6, 0.7], []))
+    rows = studies.training_rows(training([0.5, 0.6, 0.7], []))
     assert rows.rstrip().endswith("& 0.600 $\\pm$ 0.100 \\\\") and "& 3 &" in rows
 
 
@@ -79,22 +80,20 @@ def dark(accuracies: dict[str, float], aucs: dict[str, float]) -> dict:
 
 
 def test_the_first_stop_that_costs_a_hundredth_of_auc_is_named():
-    said = report_studies.claim_dark(dark({}, {"1/none": 0.945, "2/none": 0.80}))
+    said = studies.claim_dark(dark({}, {"1/none": 0.945, "2/none": 0.80}))
     assert "from 2 stops on (0.950 in normal light, 0.800 at 2 stops)" in said
-    assert "loses less than 0.01 of AUC" in report_studies.claim_dark(dark({}, {}))
-    assert "from 1 stop on" in report_studies.claim_dark(dark({}, {"1/none": 0.90, "2/none": 0.80}))
+    assert "loses less than 0.01 of AUC" in studies.claim_dark(dark({}, {}))
+    assert "from 1 stop on" in studies.claim_dark(dark({}, {"1/none": 0.90, "2/none": 0.80}))
 
 
 def test_a_repair_brings_back_a_share_of_what_was_lost():
     """From 90 % to 70 %, and to 85 % with gain: three quarters of the 20 points."""
-    said = report_studies.claim_repairs(dark({"2/none": 0.7, "2/gain": 0.85, "2/clahe": 0.6}, {}))
+    said = studies.claim_repairs(dark({"2/none": 0.7, "2/gain": 0.85, "2/clahe": 0.6}, {}))
     assert "gain, brings back 75\\,\\%" in said
-    assert "brings nothing back" in report_studies.claim_repairs(
-        dark({"2/none": 0.7, "2/gain": 0.6, "2/clahe": 0.6}, {})
-    )
-    assert "nothing to be repaired" in report_studies.claim_repairs(dark({}, {}))
+    assert "brings nothing back" in studies.claim_repairs(dark({"2/none": 0.7, "2/gain": 0.6, "2/clahe": 0.6}, {}))
+    assert "nothing to be repaired" in studies.claim_repairs(dark({}, {}))
 
 
 def test_a_curve_along_the_rungs_has_gaps_where_a_model_has_none():
-    found = report_studies.auc_along(ladder(), "released", ["up/flip", "up/none such"])
+    found = studies.auc_along(ladder(), "released", ["up/flip", "up/none such"])
     assert found["auc"][0] == 0.99 and np.isnan(found["auc"][1]) and np.isnan(found["low"]).all()

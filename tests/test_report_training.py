@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from facelib import report_training
 from facelib.training import Config
+from report.facts import training
 
 
 def trained_on(folder: str, faces_not_found: int | None = 0, continued: tuple[int, ...] = (), **recipe) -> dict:
@@ -16,7 +16,7 @@ def trained_on(folder: str, faces_not_found: int | None = 0, continued: tuple[in
 
 def said(*runs: dict) -> dict[str, str]:
     train = {f"run {number}": run for number, run in enumerate(runs)}
-    return report_training.values({"train": train, "plan": {"synthetic": False}, "data": None})
+    return training.values({"train": train, "plan": {"synthetic": False}, "data": None})
 
 
 def test_training_faces_are_named_by_their_folder_and_landmarks_by_where_they_are_from():

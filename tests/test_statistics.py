@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from facelib import statistics
-from facelib.verification import fold_accuracies, measures, roc
+from facelib.verification import uncertainty
+from facelib.verification.measures import fold_accuracies, measures, roc
 
 FOLD = np.repeat(np.arange(5), 40)
 GENUINE = np.tile(np.arange(40) < 20, 5)
@@ -34,7 +34,7 @@ def results(tmp_path):
 
 
 def test_every_verification_has_intervals_and_the_backbones_are_compared(results):
-    metrics = statistics.summarise(str(results), str(results / "statistics"), resamples=200)
+    metrics = uncertainty.summarise(str(results), str(results / "statistics"), resamples=200)
     assert json.loads((results / "statistics" / "metrics.json").read_text()) == metrics
     assert set(metrics["verify"]) == {"light-r1-normal", "light-r1-low", "heavy-r1-normal", "heavy-r1-low"}
     for numbers in metrics["verify"].values():
@@ -47,37 +47,37 @@ def test_every_verification_has_intervals_and_the_backbones_are_compared(results
 
 
 def test_the_auc_of_two_gaussians_lies_within_its_interval(results):
-    numbers = statistics.summarise(str(results), str(results / "statistics"), resamples=400)["verify"]
+    numbers = uncertainty.summarise(str(results), str(results / "statistics"), resamples=400)["verify"]
     for name, separation in (("light-r1-normal", 1), ("heavy-r1-normal", 4)):
         assert numbers[name]["auc"]["low"] <= norm.cdf(separation / math.sqrt(2)) <= numbers[name]["auc"]["high"]
 
 
 def test_errors_are_those_that_the_accuracy_over_folds_leaves(results):
-    numbers = statistics.summarise(str(results), str(results / "statistics"), resamples=50)["verify"]["light-r1-low"]
-    pairs = statistics.read_scores(results / "verify" / "light-r1-low")
+    numbers = uncertainty.summarise(str(results), str(results / "statistics"), resamples=50)["verify"]["light-r1-low"]
+    pairs = uncertainty.read_scores(results / "verify" / "light-r1-low")
     accuracies = fold_accuracies(pairs["score"], GENUINE, FOLD)
     assert numbers["errors"] == round(200 * (1 - accuracies.mean()))
 
 
 def test_the_band_of_a_curve_holds_the_curve(results):
-    statistics.summarise(str(results), str(results / "statistics"), resamples=200)
-    far, tar = roc(statistics.read_scores(results / "verify" / "light-r1-normal")["score"], GENUINE)
+    uncertainty.summarise(str(results), str(results / "statistics"), resamples=200)
+    far, tar = roc(uncertainty.read_scores(results / "verify" / "light-r1-normal")["score"], GENUINE)
     with np.load(results / "statistics" / "bands.npz") as bands:
         low, high = bands["light-r1-normal/roc"]
-    at = np.array([tar[far <= x + 1e-9].max() for x in statistics.GRID])
+    at = np.array([tar[far <= x + 1e-9].max() for x in uncertainty.GRID])
     assert (low <= at + 1e-6).all() and (at <= high + 1e-6).all()
     assert (high - low)[20:100].min() > 0.02  # and is no line
 
 
 def test_who_is_in_a_pair_is_read_from_the_images_names(results):
-    identities = statistics.read_scores(results / "verify" / "light-r1-normal")["identities"]
+    identities = uncertainty.read_scores(results / "verify" / "light-r1-normal")["identities"]
     assert ((identities[:, 0] == identities[:, 1]) == GENUINE).all()
     assert len(np.unique(identities)) == 200 + 100
 
 
 def test_of_unfinished_verifications_nothing_is_told_and_nothing_compared(results):
     (results / "verify" / "heavy-r1-low" / "metrics.json").unlink()
-    metrics = statistics.summarise(str(results), str(results / "statistics"), resamples=50)
+    metrics = uncertainty.summarise(str(results), str(results / "statistics"), resamples=50)
     assert set(metrics["verify"]) == {"light-r1-normal", "light-r1-low", "heavy-r1-normal"}
     assert set(metrics["compare"]) == {"r1-normal"}
 
@@ -104,7 +104,7 @@ def test_a_rung_is_compared_with_the_corrected_protocol_on_the_same_pairs(tmp_pa
     study_folder(
         tmp_path, rungs, {"down/corrected": "folds", "down/low light": "folds", "down/same pairs": "same pairs"}
     )
-    found = statistics.uncertainty_of_study(statistics.read_study(tmp_path), resamples=50, seed=0)
+    found = uncertainty.uncertainty_of_study(uncertainty.read_study(tmp_path), resamples=50, seed=0)
     assert found["down/corrected"]["auc"]["estimate"] == 1 and found["down/corrected"]["errors"] == 0
     loss = found["down/low light"]["loss"]
     assert loss["verdict"] == "worse" and loss["only_first"] == 0
@@ -122,20 +122,20 @@ def test_results_without_suspects_are_those_of_the_other_pairs(results):
     plan = json.loads((results / "plan.json").read_text())
     plan["runs"]["integrity"] = {"notebook": "integrity", "parameters": {"output": str(folder)}}
     (results / "plan.json").write_text(json.dumps(plan))
-    metrics = statistics.summarise(str(results), str(results / "statistics"), resamples=50)
+    metrics = uncertainty.summarise(str(results), str(results / "statistics"), resamples=50)
     found = metrics["without_suspects"]["light-r1-normal"]
-    score = statistics.read_scores(results / "verify" / "light-r1-normal")["score"]
+    score = uncertainty.read_scores(results / "verify" / "light-r1-normal")["score"]
     assert found["threshold"] == measures(score[40:], GENUINE[40:], FOLD[40:])
     assert found["chance"] == measures(score, GENUINE, FOLD)
 
 
 def test_thresholds_are_calibrated_in_their_own_light_and_from_normal_to_low(results):
-    found = statistics.summarise(str(results), str(results / "statistics"), resamples=50)["calibration"]
+    found = uncertainty.summarise(str(results), str(results / "statistics"), resamples=50)["calibration"]
     assert set(found) == set()  # 80 impostor pairs outside a fold don't show a FAR of 1 %
     scores = {}
     for light, seed in (("normal", 0), ("low", 1)):
         genuine, n = np.tile(np.arange(400) < 200, 2), np.arange(800)
         score = np.random.default_rng(seed).normal(size=800) + genuine
         scores[f"a-{light}"] = {"score": score, "genuine": genuine, "fold": n // 400, "first": n}
-    assert set(statistics.calibration("a-low", scores)) == {"a-low", "a-low from normal"}
-    assert set(statistics.calibration("a-normal", scores)) == {"a-normal"}
+    assert set(uncertainty.calibration("a-low", scores)) == {"a-low", "a-low from normal"}
+    assert set(uncertainty.calibration("a-normal", scores)) == {"a-normal"}

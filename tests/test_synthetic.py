@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from facelib import synthetic
-from facelib.synthetic import draw_face, make_identity_folder, make_lfw
+from facelib.synthetic import draw as synthetic
+from facelib.synthetic.draw import draw_face
+from facelib.synthetic.sets import make_identity_folder, make_lfw
 
 # LFW deep-funneled's average landmarks, in pixels: both eyes, nose tip, both mouth corners
 MEANS = np.array([[104, 113], [146, 113], [125, 136], [108, 157], [142, 157]], np.float32)

@@ -8,19 +8,21 @@ import pytest
 import torch
 from PIL import Image
 
-from facelib import evaluation_ladder, low_light_study, synthetic
+from facelib.data.pair_records import write_pair_records
 from facelib.models import create_model
-from facelib.pair_records import write_pair_records
-from facelib.protocol import Protocol
-from facelib.testset import open_test
-from facelib.validation import Validation
+from facelib.studies import low_light
+from facelib.synthetic import sets
+from facelib.verification import ladder
+from facelib.verification.protocol import Protocol
+from facelib.verification.testset import open_test
+from facelib.verification.validation import Validation
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
     """The same 40 pairs held in three ways: name -> path."""
     place = tmp_path_factory.mktemp("sets")
-    synthetic.make_lfw(place / "lfw", identities=20, images_per_identity=3, pairs_per_fold=2, folds=10)
+    sets.make_lfw(place / "lfw", identities=20, images_per_identity=3, pairs_per_fold=2, folds=10)
     test = open_test(place / "lfw")
     write_pair_records(test.crops, place / "lfw" / "pairs.txt", place / "records")
     encoded = []
@@ -50,12 +52,12 @@ def test_the_pairs_and_their_faces_are_the_same_however_they_are_held(sources, k
 @pytest.mark.parametrize("kind", KINDS)
 def test_studies_and_validation_take_any_of_them(sources, tmp_path, kind):
     model, test = str(sources["folder"].parent / "model.pth"), str(sources[kind])
-    lights = low_light_study.study(model, test, str(tmp_path / "light"), most_stops=0, repairs=False)
-    rungs = evaluation_ladder.climb(model, test, str(tmp_path / "ladder"))
+    lights = low_light.study(model, test, str(tmp_path / "light"), most_stops=0, repairs=False)
+    rungs = ladder.climb(model, test, str(tmp_path / "ladder"))
     assert lights["pairs"] == 40 and np.isfinite(lights["conditions"]["normal"]["auc"])
-    cuts = {protocol.crop for name, protocol in evaluation_ladder.rungs().items() if name in rungs}
+    cuts = {protocol.crop for name, protocol in ladder.rungs().items() if name in rungs}
     assert cuts == ({"aligned", "random", "centre", "resized"} & cuts if kind == "folder" else {"aligned"})
-    assert len(rungs) == len(evaluation_ladder.rungs()) or kind != "folder"
+    assert len(rungs) == len(ladder.rungs()) or kind != "folder"
     assert 0 <= Validation(test, "", "cpu").measure(create_model("iresnet18_025"), "toy")["auc"] <= 1
 
 

@@ -11,24 +11,24 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import norm
 
-from facelib import synthetic, testset
-from facelib.low_light import published as low_light
+from facelib.faces.light import published as low_light
 from facelib.models import Embedder, create_model
-from facelib.protocol import Protocol
-from facelib.verification import (
+from facelib.synthetic import sets
+from facelib.verification import testset
+from facelib.verification.measures import (
     accuracy_of_50_thresholds,
     best_threshold,
     det,
-    embed_images,
     equal_error_rate,
     fold_accuracies,
     measures,
-    pair_scores,
     precision_recall,
     roc,
     tar_at_far,
-    verify,
 )
+from facelib.verification.protocol import Protocol
+from facelib.verification.scores import embed_images, pair_scores
+from facelib.verification.verify import verify
 
 TAR, HALF = "tar_at_far_0.01", "tar_at_far_0.5"
 TWO_FOLDS = np.array([0, 0, 1, 1])
@@ -307,7 +307,7 @@ def test_the_published_accuracy_is_the_best_of_50_distances_on_the_pairs_themsel
 
 
 def test_pairs_of_missing_images_are_told_before_faces_are_detected(tmp_path, monkeypatch):
-    synthetic.make_lfw(tmp_path / "lfw", identities=8, images_per_identity=2, pairs_per_fold=2, folds=2)
+    sets.make_lfw(tmp_path / "lfw", identities=8, images_per_identity=2, pairs_per_fold=2, folds=2)
     gone = sorted((tmp_path / "lfw" / "lfw-synthetic").glob("*/*_0002.jpg"))
     for file in gone:
         file.unlink()
@@ -319,7 +319,7 @@ def test_pairs_of_missing_images_are_told_before_faces_are_detected(tmp_path, mo
 
 
 def test_a_verification_leaves_what_says_how_to_repeat_it(tmp_path):
-    synthetic.make_lfw(tmp_path / "lfw", identities=8, images_per_identity=2, pairs_per_fold=2, folds=2)
+    sets.make_lfw(tmp_path / "lfw", identities=8, images_per_identity=2, pairs_per_fold=2, folds=2)
     torch.save(create_model("iresnet18_025", 8).state_dict(), tmp_path / "model.pth")
     found = verify(str(tmp_path / "model.pth"), str(tmp_path / "lfw"), str(tmp_path / "out"), Protocol(light="low"))
     assert found["pairs"] == 8 and json.loads((tmp_path / "out" / "metrics.json").read_text()) == found

@@ -14,14 +14,15 @@ import sklearn.model_selection
 import torch
 from PIL import Image
 
-from facelib import statistics, verification_bin
-from facelib.detectors import TEMPLATE
-from facelib.images import ImageError
-from facelib.landmarks import COLUMNS
+from facelib.data import bin as verification_bin
+from facelib.data.bin import bin_pairs, read_bin
+from facelib.data.landmarks import COLUMNS
+from facelib.faces.detectors import TEMPLATE
+from facelib.faces.image import ImageError
 from facelib.models import create_model
-from facelib.protocol import Protocol
-from facelib.verification import verify
-from facelib.verification_bin import bin_pairs, read_bin
+from facelib.verification import uncertainty
+from facelib.verification.protocol import Protocol
+from facelib.verification.verify import verify
 
 IMAGES = [bytes(range(256)), b"", b"'\n\\x00", b"\xff\xd8\xff\xe0" * 70, b"a", b"a"]  # as bytes any will do
 SAME = [True, False, True]
@@ -402,11 +403,11 @@ def test_a_missing_file_is_refused_before_anything_is_embedded(place, tmp_path):
 
 def test_the_statistics_take_each_image_of_a_file_for_an_identity(place, tmp_path):
     verified(place, "faces.bin", tmp_path / "verify")
-    assert len(np.unique(statistics.read_scores(tmp_path / "verify")["identities"])) == 20
+    assert len(np.unique(uncertainty.read_scores(tmp_path / "verify")["identities"])) == 20
     runs = {"verify/a-r1-normal": {"notebook": "verify", "parameters": {"output": str(tmp_path / "verify")}}}
     plan = {"light": "a", "heavy": "b", "ratios": [1.0], "runs": runs}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    found = statistics.summarise(str(tmp_path), str(tmp_path / "statistics"), resamples=50)["verify"]["a-r1-normal"]
+    found = uncertainty.summarise(str(tmp_path), str(tmp_path / "statistics"), resamples=50)["verify"]["a-r1-normal"]
     for measure in ("accuracy", "auc", "eer"):
         assert 0 <= found[measure]["low"] <= found[measure]["estimate"] <= found[measure]["high"] <= 1
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from facelib import verification
-from facelib.weighted_pairs import WeightedPairs
+from facelib.verification import measures
+from facelib.verification.weighted import WeightedPairs
 
 FAR = 0.05
 
@@ -46,8 +46,8 @@ def test_tar_at_far_and_the_roc_are_scikit_learns_with_sample_weights(seed, digi
 def test_measures_with_whole_weights_are_those_of_pairs_repeated_as_often(seed, digits):
     scores, genuine, fold, weights = pairs(seed, digits)
     times = weights.astype(int)
-    repeated = verification.measures(np.repeat(scores, times), np.repeat(genuine, times), np.repeat(fold, times))
-    found = WeightedPairs(scores, genuine, fold).measures(weights[None], verification.FAR)
+    repeated = measures.measures(np.repeat(scores, times), np.repeat(genuine, times), np.repeat(fold, times))
+    found = WeightedPairs(scores, genuine, fold).measures(weights[None], measures.FAR)
     for name in ("auc", "eer", "tar_at_far_0.01"):
         assert found[name][0] == pytest.approx(repeated[name], abs=1e-5), name
 
@@ -86,8 +86,8 @@ def test_a_folds_accuracy_is_that_of_a_best_threshold_of_the_others(seed, digits
 @pytest.mark.parametrize("digits", [None, 1])
 def test_with_equal_weights_the_measures_are_those_of_the_verification(digits):
     scores, genuine, fold, _ = pairs(7, digits)
-    expected = verification.measures(scores, genuine, fold)
-    found = WeightedPairs(scores, genuine, fold).measures(np.full((1, len(scores)), 2, np.float32), verification.FAR)
+    expected = measures.measures(scores, genuine, fold)
+    found = WeightedPairs(scores, genuine, fold).measures(np.full((1, len(scores)), 2, np.float32), measures.FAR)
     for name, values in found.items():
         assert values[0] == pytest.approx(expected[name], abs=1e-6), name
 

@@ -16,14 +16,15 @@ import torch
 
 from benchmarks.gpu.kit import Kit
 from facelib.data import InMemory, Loader, Share, fingerprint_of
-from facelib.embedder import TorchEmbedder, create_model
-from facelib.output import write_json
-from facelib.protocol import Protocol
+from facelib.files import write_json
+from facelib.models.backbones import create_model
+from facelib.models.embedder import TorchEmbedder
 from facelib.training import progress
 from facelib.training.config import Config
 from facelib.training.machine import Preempted
 from facelib.training.trainer import Run, create_head, fit
-from facelib.verification import judge
+from facelib.verification.protocol import Protocol
+from facelib.verification.verify import judge
 
 VERIFYING = 15  # seconds of a run's two verifications
 RATIOS = [1.0, 0.25, 0.5, 0.1]  # in the order in which the answer needs them; others come after

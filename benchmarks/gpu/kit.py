@@ -1,7 +1,7 @@
 """Pack what a machine without a network needs to check, time and train a profile's grid (`make gpu-kit`).
 
 A kit is a folder of pieces of at most 60 MiB, which can be sent one by one: code (facelib, benchmarks, the device's
-tests, kit.json), lfw (facelib.pair_records), faces-1, faces-2, ... (the training faces' RecordIO, cut between two
+tests, kit.json), lfw (facelib.data.pair_records), faces-1, faces-2, ... (the training faces' RecordIO, cut between two
 records), model (the released one) and wheels, the packages that code/wheels.txt lists: such a machine may lack them.
 """
 
@@ -15,15 +15,19 @@ from pathlib import Path
 
 import numpy as np
 
-from facelib import ROOT, demo, profiles, provenance, verification
+from facelib import ROOT, records
 from facelib.data import InMemory, PairRecords, RecordIO, fingerprint_of, open_crops
-from facelib.embedder import choose_device
-from facelib.images import lfw_images
-from facelib.output import whole_folder, write_json
-from facelib.pair_records import write_crops, write_pair_records
-from facelib.pretrained import load_embedder
-from facelib.protocol import Protocol
-from facelib.testset import open_test
+from facelib.data.layout import lfw_images
+from facelib.data.pair_records import write_crops, write_pair_records
+from facelib.devices import choose_device
+from facelib.files import whole_folder, write_json
+from facelib.models.pretrained import load_embedder
+from facelib.studies import demo
+from facelib.verification import measures
+from facelib.verification import scores as verification
+from facelib.verification.protocol import Protocol
+from facelib.verification.testset import open_test
+from report import plan as profiles
 
 PIECE = 60 * 2**20  # bytes at most
 MOVES = 0.001  # of 1, that the crops' JPEG may move the released model's accuracy
@@ -36,7 +40,7 @@ class Kit:
     def __init__(self, folder: Path, work: Path, device: str):
         self.folder, self.device, self.records = folder, choose_device(device), work / "faces"
         self.about = json.loads((folder / "code" / "kit.json").read_text())
-        self.environment = provenance.environment(self.device) | {"commit": self.about["commit"]}
+        self.environment = records.environment(self.device) | {"commit": self.about["commit"]}
         shutil.copytree(folder / "faces-1", self.records)
         with (self.records / "train.rec").open("ab") as whole:
             for k in range(2, 1 + self.about["pieces"]):
@@ -67,7 +71,7 @@ def write_lfw(lfw: Path, released: str | None, piece: Path) -> None:
     if released:
         embedder, sides = load_embedder(released), (test.crops, PairRecords(piece))
         scores = [verification.score_pairs(embedder, crops, protocol) for crops in sides]
-        before, after = (verification.protocol_measures(side, test.pairs, protocol)["accuracy"] for side in scores)
+        before, after = (measures.protocol_measures(side, test.pairs, protocol)["accuracy"] for side in scores)
         print(f"{released}: accuracy {before:.2%}, of the crops as JPEG {after:.2%}")
         if abs(after - before) >= MOVES:
             raise ValueError(f"{piece}: its JPEG moves the released model's accuracy by {MOVES:.1%} or more")
@@ -80,7 +84,7 @@ def write_kit(target: Path, plan: dict) -> None:
         (kit / "code" / "tests").mkdir()
         shutil.copy(ROOT / "tests" / "test_device.py", kit / "code" / "tests")
         (kit / "code" / "wheels.txt").write_text("\n".join(locked(COMPILED + PURE)) + "\n")
-        about = {"plan": plan, "commit": provenance.commit(), "pieces": write_faces(Path(plan["train_faces"]), kit)}
+        about = {"plan": plan, "commit": records.commit(), "pieces": write_faces(Path(plan["train_faces"]), kit)}
         write_lfw(Path(plan["lfw"]), plan["released"], kit / "lfw")
         (kit / "model").mkdir()
         for file in map(Path, [plan["released"], f"{plan['released']}.json"] if plan["released"] else []):

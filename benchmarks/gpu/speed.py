@@ -12,11 +12,11 @@ from torchvision import transforms
 
 from benchmarks.gpu.grid import attempt, begin_in_memory
 from benchmarks.gpu.kit import Kit
-from facelib.bench_head import straightforward
-from facelib.bench_training import plain_loop
+from benchmarks.head import straightforward
+from benchmarks.training import plain_loop
 from facelib.data import Loader, Pack, RecordIO, Share, pack
-from facelib.embedder import create_model
 from facelib.losses import ArcFace
+from facelib.models.backbones import create_model
 from facelib.training import Config
 
 SECONDS = 1.5  # that is measured, after the first steps, which build what the others use

@@ -12,7 +12,7 @@ from facelib.data import open_faces
 from facelib.training.config import Config
 from facelib.training.machine import Preempted
 from facelib.training.trainer import train
-from facelib.validation import measures_of
+from facelib.verification.validation import measures_of
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
 
 def run(file: str) -> None:
     config = Config.read(file)
-    train(config, measures_of(config))
+    train(config, measures_of(config.validate, config.cache, config.device))
 
 
 def check(file: str) -> None:

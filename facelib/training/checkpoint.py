@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from xxhash import xxh3_64
 
-from facelib import processes
-from facelib.output import save_tensors, telling
+from facelib import devices
+from facelib.files import save_tensors, telling
 from facelib.training import machine, progress
 
 KEPT = 2
@@ -41,7 +41,7 @@ class Keeper:
     def wish(self) -> int:
         """Whether a checkpoint is due: 0, CLOCK or SIGTERM, the same in each process."""
         due = time.perf_counter() - self.time >= 60 * self.run.config.checkpoint_minutes
-        return processes.agree(SIGTERM if self.stop.is_set() else CLOCK * (due and processes.rank() == 0))
+        return devices.agree(SIGTERM if self.stop.is_set() else CLOCK * (due and devices.rank() == 0))
 
     def save(self, wish: int = CLOCK) -> None:
         """Save the run, unless that was done after this step. Raises Preempted if a SIGTERM wished it."""
@@ -59,7 +59,7 @@ class Keeper:
         try:
             yield from run.loader
         except (OSError, ValueError) as error:
-            if run.done and processes.count() == 1:
+            if run.done and devices.count() == 1:
                 self.save()
             kind = OSError if isinstance(error, OSError) else ValueError
             raise kind(f"{error}{machine.kept_words(run.config.output)}") from None
@@ -76,7 +76,7 @@ def save_run(run, folder: Path) -> None:
         "continued": run.continued,
         "scaler": run.scaler.state_dict(),
     }
-    if processes.rank() == 0:
+    if devices.rank() == 0:
         save(folder, run.done, tensors, state)
 
 
@@ -87,15 +87,15 @@ def tensors_of(run) -> dict[str, Tensor]:
     if run.average is not None:
         tensors |= {f"average.{name}": tensor for name, tensor in run.average.state_dict().items()}
     for name, rows in run.head.rows().items():  # (identities of this process, D) -> (identities, D)
-        tensors[f"head.{name}"] = processes.gather(rows.detach(), identities)
+        tensors[f"head.{name}"] = devices.gather(rows.detach(), identities)
     for name, parameter in run.parameters().items():
         for key, value in run.optimizer.state[parameter].items():
             of_rows = name == "head.weight" and value.shape == parameter.shape
-            tensors[f"optimizer.{name}.{key}"] = processes.gather(value, identities) if of_rows else value
+            tensors[f"optimizer.{name}.{key}"] = devices.gather(value, identities) if of_rows else value
     tensors["random.flips"] = run.flips.get_state()
-    tensors["random.torch"] = processes.gather(torch.get_rng_state()[None], processes.count())
+    tensors["random.torch"] = devices.gather(torch.get_rng_state()[None], devices.count())
     if torch.device(run.device).type == "cuda":
-        tensors["random.cuda"] = processes.gather(torch.cuda.get_rng_state(run.device)[None], processes.count())
+        tensors["random.cuda"] = devices.gather(torch.cuda.get_rng_state(run.device)[None], devices.count())
     tensors["log"] = torch.tensor(run.rows, dtype=torch.float64).reshape(-1, len(progress.COLUMNS))
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
@@ -110,7 +110,7 @@ def resume(run, folder: Path) -> None:
         return
     check_same(last[1], run.config, run.fingerprint, folder.parent)
     restore(run, *last)
-    if processes.rank() == 0:
+    if devices.rank() == 0:
         print(f"{run.config.output}: going on after step {run.done} of {run.steps}")
 
 
@@ -120,7 +120,7 @@ def restore(run, tensors: dict[str, Tensor], state: dict) -> None:
     def beginning(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
-    share, rank = processes.share(run.head.num_classes), processes.rank()
+    share, rank = devices.share(run.head.num_classes), devices.rank()
     run.compute_in(state["precision"])
     run.backbone.load_state_dict(beginning("backbone."))
     if run.average is not None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from facelib.parameters import convert
 from facelib.training import machine, schedule
+from facelib.training.parameters import convert
 
 CHOICES = {
     "loss": ("arcface", "softmax"),

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from facelib import processes
-from facelib.embedder import choose_device
-from facelib.output import unfinished_folder
+from facelib import devices
+from facelib.devices import choose_device
+from facelib.files import unfinished_folder
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
@@ -105,26 +105,24 @@ def joined(output: str, device: str) -> Iterator[str]:
     """
     try:
         with on_sigterm(preempt(f"{output}: ended by SIGTERM.")):
-            yield processes.join(choose_device(device))
+            yield devices.join(choose_device(device))
     except RuntimeError as error:
         if out_of_memory(error):
             raise MemoryError(
                 f"{output}: out of memory ({str(error).splitlines()[0]}). Set accumulate to 2 or more, so that a step's"
                 f" images are computed in parts, or take a smaller backbone or embedding_size.{kept_words(output)}"
             ) from error
-        if processes.count() > 1 and processes.lost_another(error):
+        if devices.count() > 1 and devices.lost_another(error):
             raise RuntimeError(f"{output}: another process died, or was silent for long. {GOES_ON}") from error
         raise
     finally:
-        processes.leave()
+        devices.leave()
 
 
 def check_shares(batch_size: int, images: int) -> None:
     """Raise ValueError where some of the processes would have no image of a batch."""
-    if processes.count() > min(batch_size, images):
-        raise ValueError(
-            f"batch_size {batch_size} and {images} images leave some of {processes.count()} processes none"
-        )
+    if devices.count() > min(batch_size, images):
+        raise ValueError(f"batch_size {batch_size} and {images} images leave some of {devices.count()} processes none")
 
 
 def out_of_memory(error: RuntimeError) -> bool:
@@ -140,13 +138,13 @@ def unfinished(output: str) -> Path:
 @contextlib.contextmanager
 def run_folder(output: str, *modules: torch.nn.Module) -> Iterator[Path]:
     """The unfinished run's folder, with room for the modules' weights. The first process makes and finishes it."""
-    if processes.rank() > 0:
-        processes.agree(0)  # it is there now
+    if devices.rank() > 0:
+        devices.agree(0)  # it is there now
         yield unfinished(output)
         return
     room = sum(p.numel() * p.element_size() for module in modules for p in module.state_dict().values()) + 2**20
     with unfinished_folder(output, FILES, "checkpoints", room) as folder:
-        processes.agree(0)
+        devices.agree(0)
         yield folder
 
 

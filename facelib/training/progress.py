@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from facelib import processes
-from facelib.landmarks import OWN
+from facelib import devices
+from facelib.data.landmarks import OWN
 from facelib.training import machine
 
 COLUMNS = ("step", "epoch", "learning_rate", "loss", "images_per_second", "seconds")
@@ -30,7 +30,7 @@ class Log:
     def __init__(self, run, folder: Path):
         self.run, self.folder = run, folder
         self.pending: list[Tensor] = []
-        name, first = f"{run.config.backbone} r={run.config.ratio:g}", processes.rank() == 0
+        name, first = f"{run.config.backbone} r={run.config.ratio:g}", devices.rank() == 0
         self.bar = tqdm(total=run.steps, initial=run.done, desc=name, unit="step", mininterval=5, disable=not first)
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=run.done + 1) if first else None
         self.began = time.perf_counter()
@@ -76,7 +76,7 @@ class Log:
             append_row(self.folder / "validation.csv", {"epoch": epoch} | measures)
             for name, value in measures.items():
                 self.writer.add_scalar(f"validation/{name}", value, run.done)
-        processes.agree(0)
+        devices.agree(0)
         self.began = time.perf_counter()
 
 
@@ -95,7 +95,7 @@ def not_finite(run, number: int, loss: float, folder: Path) -> FloatingPointErro
     indices = next(islice(run.loader.order.batches(epoch), batch, None))
     names = [run.dataset.images[i] for i in indices]
     where = ""
-    if processes.rank() == 0 and (folder / "checkpoints").exists():
+    if devices.rank() == 0 and (folder / "checkpoints").exists():
         (folder / "not-finite.txt").write_text("\n".join(names) + "\n")
         where = f" ({folder / 'not-finite.txt'} has all)"
     shown = ", ".join(names[:8]) + (f", ...{where}" if len(names) > 8 else "")
@@ -127,7 +127,7 @@ def metrics(run) -> dict:
         "seconds": float(log.seconds.iloc[-1]),
         "precision": run.precision,
         "memory_format": config.memory_format,
-        "processes": processes.count(),
+        "processes": devices.count(),
         "continued_after_steps": run.continued,
     }
 

@@ -34,11 +34,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from facelib import data, losses, processes, provenance
-from facelib.crops import centre_crop, mirror
-from facelib.embedder import SIZE, create_model, normalise
-from facelib.landmarks import find_landmarks
-from facelib.output import save_tensors, write_json
+from facelib import data, devices, losses, records
+from facelib.data.augmentation import mirror, normalise
+from facelib.data.landmarks import find_landmarks
+from facelib.faces.align import SIZE, centre_crop
+from facelib.files import save_tensors, write_json
+from facelib.models.backbones import create_model
 from facelib.training import checkpoint, machine, progress
 from facelib.training.config import Config
 from facelib.training.schedule import learning_rate
@@ -55,10 +56,10 @@ def train(config: Config, after_epoch: progress.AfterEpoch | None = None) -> dic
     """
     config.check()
     if config.validate and after_epoch is None:
-        raise ValueError("validate is set: hand facelib.validation.measures_of(config) to train() too")
+        raise ValueError("validate is set: hand facelib.verification.validation.measures_of to train() too")
     with machine.joined(config.output, config.device) as device:
         kind = torch.device(device).type  # cpu or cuda
-        environment = provenance.environment(kind)  # now: the repository may have moved on by the end
+        environment = records.environment(kind)  # now: the repository may have moved on by the end
         machine.prepare(config.deterministic, kind)
 
         # The backbone is made before any face is looked for, which takes long, so that a wrong name is told at once.
@@ -80,7 +81,7 @@ def train(config: Config, after_epoch: progress.AfterEpoch | None = None) -> dic
             fit(run, folder, after_epoch, stop)
             metrics = progress.metrics(run) | {"faces_not_found": progress.faces_not_found(run, landmarks)}
             write(run, folder, environment, metrics)
-        if processes.rank() == 0:
+        if devices.rank() == 0:
             checkpoint.delete(Path(config.output) / "checkpoints")  # now: a kill before could not lose them
     return metrics
 
@@ -122,19 +123,19 @@ class Run:
         self.config, self.dataset, self.device, self.fingerprint = config, dataset, device, fingerprint
         self.done, self.rows, self.continued = 0, [], []  # the last: the steps after which the run went on
         self.kind, self.layout = torch.device(device).type, machine.LAYOUTS[config.memory_format]
-        if processes.count() > 1 and self.kind == "cuda":
+        if devices.count() > 1 and self.kind == "cuda":
             backbone = convert_sync_batchnorm(backbone)
         self.backbone, self.head = backbone.to(device, memory_format=self.layout).train(), head.to(device).train()
         self.average = AveragedModel(backbone, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
         self.model = self.backbone  # as it is called
-        if processes.count() > 1:
+        if devices.count() > 1:
             self.model = DistributedDataParallel(self.backbone)
-            self.model.register_comm_hook(None, processes.sum_gradients)
+            self.model.register_comm_hook(None, devices.sum_gradients)
         if config.compile:
             self.model = torch.compile(self.model)
         self.loader = data.Loader(
             dataset, config.batch_size, device, shuffle=True, seed=config.seed, workers=config.workers, crop=SIZE,
-            shard=processes.rank(), shards=processes.count(), parts=config.accumulate,
+            shard=devices.rank(), shards=devices.count(), parts=config.accumulate,
         )  # fmt: skip
         rates = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": True}
         if config.optimizer == "sgd":
@@ -156,15 +157,15 @@ class Run:
         # `accumulate` parts of the batch are computed one after the other. `sizes` are theirs over all processes, and
         # x (n, 3, H, W) and y (n,) are what this process has of each.
         sizes = self.part_sizes(self.done)
-        shares = [processes.shares(size, processes.count())[processes.rank()] for size in sizes]
+        shares = [devices.shares(size, devices.count())[devices.rank()] for size in sizes]
         parts = [*zip(images.split(shares), labels.split(shares), sizes)]
         if config.sample_rate < 1:  # Partial FC: the identities of the whole batch are among those that are seen
-            self.head.draw(torch.cat([processes.gather(y, size) for _, y, size in parts]), self.done)
+            self.head.draw(torch.cat([devices.gather(y, size) for _, y, size in parts]), self.done)
 
         batch_loss = torch.zeros((), device=self.device)
         for number, (x, y, size) in enumerate(parts, 1):
             # Gradients add up over the parts; with the last one they are summed over the processes.
-            add_up = processes.count() > 1 and number < len(parts)
+            add_up = devices.count() > 1 and number < len(parts)
             with self.model.no_sync() if add_up else nullcontext():
                 with self.autocast:
                     x = self.augmented(x, size)  # (n, 3, 112, 112) float32 in [-1, 1]
@@ -188,7 +189,7 @@ class Run:
 
     def augmented(self, images: Tensor, total: int) -> Tensor:
         """This process's (n, 3, H, W) uint8 of `total` images -> (n, 3, 112, 112), mirrored at random and scaled."""
-        mirrored = (torch.rand(total, generator=self.flips) < 0.5)[processes.share(total)]  # (n,) bool
+        mirrored = (torch.rand(total, generator=self.flips) < 0.5)[devices.share(total)]  # (n,) bool
         return normalise(mirror(centre_crop(images), mirrored)).contiguous(memory_format=self.layout)
 
     def compute_in(self, precision: str) -> None:
@@ -231,8 +232,8 @@ def write(run: Run, folder: Path, environment: dict, metrics: dict) -> None:
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
             raise FloatingPointError(f"{name} is not finite after the last step. Lower learning_rate or set warmup.")
-    rows = processes.gather(run.head.weight.detach(), run.head.num_classes)  # (identities, D)
-    if processes.rank() == 0:
+    rows = devices.gather(run.head.weight.detach(), run.head.num_classes)  # (identities, D)
+    if devices.rank() == 0:
         (folder / "reserved").unlink(missing_ok=True)
         save_tensors(weights, folder / "weights.safetensors")
         save_tensors({"weight": rows.cpu()}, folder / "head.safetensors")

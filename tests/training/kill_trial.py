@@ -23,7 +23,7 @@ import pandas as pd
 import safetensors.torch
 import torch
 
-from facelib import synthetic
+from facelib.synthetic import sets
 from facelib.training import Config, train
 from facelib.training.trainer import Run
 
@@ -99,7 +99,7 @@ def main(kills: int = 50, seed: int = 0) -> dict[str, int]:
     draw, where, ends = random.Random(seed), {}, 0
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        synthetic.make_identity_folder(folder / "faces", identities=4, images_per_identity=4, seed=3)
+        sets.make_identity_folder(folder / "faces", identities=4, images_per_identity=4, seed=3)
 
         def config(name: str) -> Config:
             small = {"backbone": "iresnet18_025", "embedding_size": 32, "epochs": 3, "batch_size": 6, "ema": 0.9}

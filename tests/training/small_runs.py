@@ -8,7 +8,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from facelib.data import IdentityFolder
-from facelib.landmarks import find_landmarks
+from facelib.data.landmarks import find_landmarks
 from facelib.models import create_model
 from facelib.training import Config, train
 from facelib.training.trainer import Run, create_head

@@ -11,7 +11,8 @@ import pytest
 import safetensors.torch
 from small_runs import config, unfinished, weights
 
-from facelib import ROOT, synthetic
+from facelib import ROOT
+from facelib.synthetic import sets
 from facelib.training import checkpoint, train
 from facelib.training.trainer import Run
 
@@ -93,7 +94,7 @@ def test_other_parameters_are_refused_by_name_but_for_those_that_change_no_resul
 
 def test_another_data_set_is_refused(tmp_path):
     folder = tmp_path / "faces"
-    synthetic.make_identity_folder(folder, identities=3, images_per_identity=4, seed=5)
+    sets.make_identity_folder(folder, identities=3, images_per_identity=4, seed=5)
     unfinished(folder, tmp_path / "run", number=1)
     image = next(folder.glob("*/*.jpg"))
     image.write_bytes(image.read_bytes() + b"\0")
@@ -143,7 +144,7 @@ def test_others_may_read_the_weights_as_they_may_the_other_files(faces, tmp_path
 
 def test_an_image_that_breaks_on_the_way_loses_nothing(tmp_path):
     folder = tmp_path / "faces"
-    synthetic.make_identity_folder(folder, identities=4, images_per_identity=4, seed=3)
+    sets.make_identity_folder(folder, identities=4, images_per_identity=4, seed=3)
     shuffled = np.arange(16)
     np.random.default_rng([0, 0]).shuffle(shuffled)
     images = sorted(folder.glob("*/*.jpg"))

@@ -12,7 +12,7 @@ from small_runs import config
 
 from facelib.training import progress, train
 from facelib.training.machine import Preempted
-from facelib.validation import Validation, measures_of
+from facelib.verification.validation import Validation, measures_of
 
 
 def end_now(*_) -> None:

@@ -11,7 +11,8 @@ import yaml
 from in_processes import in_processes
 from small_runs import begin, config, steps
 
-from facelib import ROOT, synthetic
+from facelib import ROOT
+from facelib.synthetic import sets
 from facelib.training import checkpoint, train
 
 
@@ -19,7 +20,7 @@ from facelib.training import checkpoint, train
 def many(tmp_path_factory):
     """Four images of each of seven identities, which no number of processes divides."""
     folder = tmp_path_factory.mktemp("data") / "faces"
-    synthetic.make_identity_folder(folder, identities=7, images_per_identity=4, seed=3)
+    sets.make_identity_folder(folder, identities=7, images_per_identity=4, seed=3)
     return folder
 
 

@@ -10,11 +10,11 @@ import torch
 from small_runs import begin, config, steps, weights
 from torch.nn.functional import cross_entropy
 
-from facelib.pretrained import load_embedder
+from facelib.models.pretrained import load_embedder
 from facelib.training import train, trainer
 from facelib.training.trainer import Run
-from facelib.validation import measures_of
-from facelib.verification import verify
+from facelib.verification.validation import measures_of
+from facelib.verification.verify import verify
 
 
 def test_a_decay_as_long_as_if_all_images_were_seen_hardly_lowers_the_rate_of_a_small_share(faces, tmp_path):

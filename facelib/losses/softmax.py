@@ -1,0 +1,23 @@
+"""Softmax cross-entropy over the identities: the loss without a margin."""
+
+import torch
+from torch import Tensor
+
+from facelib.losses.cross_entropy import identity_cross_entropy
+from facelib.losses.head import Head, at_least_float32
+
+
+class Softmax(Head):
+    """Softmax cross entropy over identities, equation (1) of the report and of Deng et al. 2019 (bias fixed at 0).
+
+    L = -1/N sum_i log( exp(W_yi . x_i) / sum_j exp(W_j . x_i) )
+    """
+
+    def forward(self, embeddings: Tensor, labels: Tensor, total: int | None = None) -> Tensor:
+        """embeddings (N, embedding_size) float, labels (N,) int64 in [0, num_classes) -> mean loss, a scalar.
+
+        Of several processes each gives its share of a batch of `total` images.
+        """
+        with torch.autocast(embeddings.device.type, enabled=False):
+            x = at_least_float32(embeddings)
+            return identity_cross_entropy(x, self.weight.to(x.dtype), labels, total or len(x), self.first)

@@ -1,0 +1,95 @@
+"""A model judged on a test set. One verification leaves one folder:
+
+scores.npz         score, genuine, fold and the two images' names of each pair
+metrics.json       the measures, the number of images and, of a model from elsewhere, the check of its colour order
+parameters.json    model, folder of images, seed, protocol
+environment.json   commit, package versions, machine, fingerprints of data and model
+
+python -m facelib.verification.verify.verify LFW [MODEL]    # whether these can be verified, before anything is trained
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from facelib import records
+from facelib.data.landmarks import fingerprint
+from facelib.devices import choose_device
+from facelib.faces.align import SIZE
+from facelib.files import whole_folder, write_json
+from facelib.models.embedder import Embedder
+from facelib.models.pretrained import load_embedder
+from facelib.verification import colour_order
+from facelib.verification.measures import FAR, check_far, protocol_measures
+from facelib.verification.protocol import Protocol
+from facelib.verification.scores import score_pairs
+from facelib.verification.testset import TestSet, open_test
+
+FILES = ("scores.npz", "metrics.json", "parameters.json", "environment.json")
+
+
+def verify(
+    model: str,
+    lfw: str,
+    output: str,
+    protocol: Protocol = Protocol(),
+    seed: int = 0,
+    cache: str = "build/landmarks",
+    device: str = "auto",
+) -> dict:
+    """Evaluate a model on the pairs of a test set, write the folder `output`, return the measures.
+
+    `lfw` is any test set: facelib.verification.testset. `seed` draws the random crops.
+    Raises ValueError or FileNotFoundError, naming what is wrong, before the first image is embedded.
+    """
+    protocol.check()
+    device = choose_device(device)
+    environment = records.environment(device)  # now: the repository may have moved on by the end
+    embedder = load_embedder(model, device)
+    test = open_test(lfw, protocol, seed, cache, device)
+    if protocol.far != FAR:  # the default was not asked for: where it can't be resolved, measures() leave it out
+        check_far(protocol.far, test.pairs.genuine)
+    with whole_folder(output, FILES) as folder:
+        asked = {"model": str(model), "lfw": str(lfw), "images": test.images.name, "seed": seed}
+        environment |= {"data": test.fingerprint, "model": model_fingerprint(embedder)}
+        found = judge(embedder, test, protocol, folder, asked, environment)
+    return found
+
+
+def judge(
+    embedder: Embedder, test: TestSet, protocol: Protocol, folder: Path, asked: dict, environment: dict
+) -> dict:  # fmt: skip
+    """Score a test set's pairs, write the folder's files and return the measures. `asked` is what was asked for besides
+    the protocol.
+    """
+    scores, pairs = score_pairs(embedder, test.crops, protocol), test.pairs
+    found = protocol_measures(scores, pairs, protocol) | {"images": len(test.crops)}
+    if embedder.declaration is not None and test.has_names:
+        found["colour_order"] = colour_order.check(embedder, test.crops, pairs.genuine)
+        colour_order.warn(embedder, found["colour_order"])
+    pairs_of = {"genuine": pairs.genuine, "fold": pairs.fold, "first": pairs.first, "second": pairs.second}
+    np.savez_compressed(folder / "scores.npz", score=scores, **pairs_of)
+    write_json(folder / "parameters.json", asked | dataclasses.asdict(protocol))
+    write_json(folder / "environment.json", environment)
+    write_json(folder / "metrics.json", found)
+    return found
+
+
+def model_fingerprint(embedder: Embedder) -> str:
+    """The first DIGITS hex digits of SHA-256 of the file with the model's weights."""
+    return fingerprint(embedder.file)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        sys.exit(__doc__)
+    try:
+        test = open_test(sys.argv[1])
+        for model in sys.argv[2:]:
+            load_embedder(model).embed(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8))
+    except (OSError, ValueError) as error:
+        sys.exit(f"\n{error}")
+    print(" and ".join([f"{test.images}: {len(test)} pairs", *(f"{model}: an embedder" for model in sys.argv[2:])]))

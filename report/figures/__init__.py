@@ -1,0 +1,1 @@
+"""The report's figures, a file for each kind."""
