@@ -129,6 +129,7 @@ endif
 .PHONY: test
 test: $(ENVIRONMENT)  ## environment, tests (DATA=... adds those on real faces)
 	@# one thread each: two test processes with two threads each would wait for one another
+	$(BIN)/lint-imports --no-logo
 	FACELIB_DATA=$(abspath $(DATA)) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 .PHONY: data-lfw

@@ -66,12 +66,8 @@ def test_all_that_is_imported_is_a_dependency():
     folders = ("facelib", "report", "benchmarks", "notebooks", "tests")
     code = [file.read_text() for folder in folders for file in (ROOT / folder).rglob("*.py")]
     code += [plan.code_of(file) for file in (ROOT / "notebooks").glob("*.ipynb")]
-    imported = (
-        set().union(*map(imports, code))
-        - set(sys.stdlib_module_names)
-        - {"facelib", "report", "benchmarks", "notebooks", "lock"}
-    )
-    imported -= {file.stem for file in (ROOT / "tests").glob("*.py")}
+    ours = {*folders, "lock", *(file.stem for file in (ROOT / "tests").rglob("*.py"))}
+    imported = set().union(*map(imports, code)) - set(sys.stdlib_module_names) - ours
     assert {"torch", "onnx", "seaborn"} <= imported
     distributions = metadata.packages_distributions()
     declared = {name_of(dependency).lower() for dependency in PROJECT["dependencies"]}
