@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from facelib.data.layout import RECORDS, is_aligned
-from facelib.models.released import MODELS, NOT_EMBEDDERS
+from facelib.models import MODELS, NOT_EMBEDDERS
 from report import training_ladder
 
 DEFAULT_DATA = Path("data")

@@ -16,6 +16,11 @@ PLACES = {
 }
 __all__ = [*PLACES]
 
+# What released embedders lie in, and how the names of those begin that insightface packs beside its embedders:
+# detectors, landmarks, attributes.
+MODELS = (".onnx", ".pth", ".pt", ".safetensors")
+NOT_EMBEDDERS = ("det_", "scrfd", "1k3d68", "2d106det", "genderage")
+
 
 def __getattr__(name: str):
     if name not in PLACES:

@@ -7,7 +7,7 @@ counted; activation functions, additions and products of feature maps are not.
 import logging
 import math
 import statistics
-import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,12 +87,7 @@ def speed(
 
 def median_seconds(step: Callable[[], None], repeats: int) -> float:
     """What a call lasts, the median of `repeats` after a first one that is not counted."""
-    seconds = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[1:])
+    return statistics.median(timeit.repeat(step, number=1, repeat=repeats + 1)[1:])
 
 
 def count_onnx(path: str | Path) -> dict:
@@ -132,28 +127,31 @@ def measure_released(model: str, device: str = "cpu", batch_size: int = 8) -> di
     else:
         counted = count_model(embedder.model, embedder.name, embedder.takes.size)
     images = torch.randint(0, 256, (batch_size, 3, SIZE, SIZE), dtype=torch.uint8)
-    found = {"backbone": embedder.name, "parameters": counted["parameters"], "flops": counted["flops"]}
-    found["inference_speed"] = {"as released": batch_size / median_seconds(lambda: embedder.embed(images), 5)}
-    return found | {"latency": {"as released": median_seconds(lambda: embedder.embed(images[:1]), 20)}}
+    return {
+        "backbone": embedder.name,
+        "parameters": counted["parameters"],
+        "flops": counted["flops"],
+        "inference_speed": {"as released": batch_size / median_seconds(lambda: embedder.embed(images), 5)},
+        "latency": {"as released": median_seconds(lambda: embedder.embed(images[:1]), 20)},
+    }
 
 
 def convolutions_and_linear(name: str, embedding_size: int = 512, size: int = SIZE) -> int:
     """Multiply-adds of one image by the textbook: k^2 c d / groups for each pixel of a convolution's output,
     c d for a linear layer."""
     model = create_model(name, embedding_size, size).eval()
-    total = 0
+    costs = []
 
     def add(module, inputs, output):
-        nonlocal total
-        weights = module.weight.numel()  # k^2 c d / groups, or c d
-        total += weights * (output[0, 0].numel() if output.ndim == 4 else 1)
+        pixels = output[0, 0].numel() if output.ndim == 4 else 1
+        costs.append(module.weight.numel() * pixels)  # weights are k^2 c d / groups, or c d
 
     for module in model.modules():
         if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
             module.register_forward_hook(add)
     with torch.inference_mode():
         model(torch.zeros(1, 3, size, size))
-    return total
+    return sum(costs)
 
 
 def measure(
@@ -165,21 +163,19 @@ def measure(
     depends on backbone and processor. Raises FileNotFoundError or ValueError, naming it, if `released` is no model.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = {}
+    options = {"embedding_size": embedding_size, "device": device}
+    costs = {}
     for role, name in (("heavy", heavy), ("light", light)):
-        found[role] = {"backbone": name, **count(name, embedding_size)}
-        for key, training in (("inference_speed", False), ("training_speed", True)):
-            found[role][key] = {
-                words: speed(name, training, layout, embedding_size, device, batch_size)
-                for words, layout in LAYOUTS.items()
-            }
-        found[role]["latency"] = {
-            words: 1 / speed(name, False, layout, embedding_size, device, batch_size=1, repeats=20)
-            for words, layout in LAYOUTS.items()
-        }
+        costs[role] = {"backbone": name, **count(name, embedding_size)}
+        costs[role] |= {"inference_speed": {}, "training_speed": {}, "latency": {}}
+        for words, layout in LAYOUTS.items():
+            for key, training in (("inference_speed", False), ("training_speed", True)):
+                costs[role][key][words] = speed(name, training, layout, batch_size=batch_size, **options)
+            one_by_one = speed(name, False, layout, batch_size=1, repeats=20, **options)
+            costs[role]["latency"][words] = 1 / one_by_one
     if released:
-        found["released"] = measure_released(released, device, batch_size)
+        costs["released"] = measure_released(released, device, batch_size)
     with whole_folder(output, FILES) as folder:
         write_json(folder / "environment.json", records.environment(device))
-        write_json(folder / "metrics.json", found)
-    return found
+        write_json(folder / "metrics.json", costs)
+    return costs

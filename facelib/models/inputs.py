@@ -11,7 +11,6 @@ dict's network, as create_model knows it. A .safetensors file may hold the same 
 are texts: "range": "[0, 255]". The .json file goes first.
 """
 
-import difflib
 import json
 import math
 from collections.abc import Sequence
@@ -19,6 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 INPUT_KEYS = ("colours", "range", "mean", "std")
+NAMES = ("colours", "backbone")  # in a file's metadata these are themselves, the others JSON
+EXAMPLE = 'Write, for instance, {"colours": "BGR", "range": [-1, 1]}.'
 
 
 @dataclass(frozen=True)
@@ -43,57 +44,40 @@ def declaration_file(model: Path) -> Path:
 
 
 def read_declaration(model: Path, keys: Sequence[str] = INPUT_KEYS, metadata: dict[str, str] | None = None) -> dict:
-    """What is declared of a model, checked: by the file beside it or, if there is none, by its own metadata.
+    """What is declared of a model: by the file beside it or, if there is none, by those of `keys` in its own metadata.
 
-    Raises ValueError, naming file, key and mend, for a key that is not among `keys`, and for a value that is not as
-    above. Metadata may hold keys of others; only one that looks like a misspelt one is refused.
+    Raises ValueError, naming the file and the mend, for an unknown key or a value that is not as above.
     """
     file = declaration_file(model)
-    if file.exists():
-        try:
-            found = json.loads(file.read_text())
-        except ValueError as error:
-            raise ValueError(f'{file}: not JSON ({error}). Write, for instance, {{"colours": "BGR"}}.') from None
-        if not isinstance(found, dict):
-            raise ValueError(f'{file}: must be an object like {{"colours": "BGR"}}, found {json.dumps(found)[:50]}')
-        unknown = [key for key in found if key not in keys]
-    else:
-        file, metadata = model, metadata or {}
-        unknown = [key for key in metadata if key not in keys and difflib.get_close_matches(key, keys, 1, 0.8)]
-        found = {key: parsed(file, key, value) for key, value in metadata.items() if key in keys}
-    if unknown:
-        raise ValueError(f"{file}: unknown key {unknown[0]!r}. The keys are {', '.join(keys)}.")
-    check(file, found)
-    return found
-
-
-def parsed(file: Path, key: str, text: str) -> object:
-    """The value that a metadata's text stands for."""
-    if key in ("colours", "backbone"):
-        return text
     try:
-        return json.loads(text)
-    except ValueError:
-        raise ValueError(f"{file}: metadata {key} must be numbers in brackets, as JSON, found {text!r}") from None
+        if file.exists():
+            declaration = json.loads(file.read_text())
+        else:
+            file, metadata = model, metadata or {}
+            texts = {key: text for key, text in metadata.items() if key in keys}
+            declaration = {key: text if key in NAMES else json.loads(text) for key, text in texts.items()}
+    except ValueError as error:
+        raise ValueError(f"{file}: its declaration is not JSON ({error}). {EXAMPLE}") from None
+    if not isinstance(declaration, dict) or not {*declaration} <= {*keys}:
+        raise ValueError(f"{file}: must declare some of {', '.join(keys)}, found {str(declaration)[:50]}. {EXAMPLE}")
+    check(file, **declaration)
+    return declaration
 
 
-def check(file: Path, found: dict) -> None:
+def check(file: Path, colours="RGB", backbone="", range=None, mean=None, std=None) -> None:
     """Raise ValueError, naming file, key and mend, for a value that can't be meant."""
-    if found.get("colours", "RGB") not in ("RGB", "BGR"):
-        raise ValueError(f'{file}: colours must be "RGB" or "BGR", found {found["colours"]!r}')
-    if not isinstance(found.get("backbone", ""), str):
-        raise ValueError(f"{file}: backbone must be a name of create_model's, found {found['backbone']!r}")
-    if "range" in found and not (are_numbers(found["range"], 2) and found["range"][0] < found["range"][1]):
-        raise ValueError(f"{file}: range must be two numbers, low and high, as in [-1, 1], found {found['range']!r}")
-    for key, other in (("mean", "std"), ("std", "mean")):
-        if key in found and "range" in found:
-            raise ValueError(f"{file}: {key} and range both declare the scale. Leave one of them out.")
-        if key in found and other not in found:
-            raise ValueError(f"{file}: {key} needs {other} beside it, three numbers too")
-        if key in found and not (are_numbers(found[key], 3) and all(0 <= n <= 1 for n in found[key])):
-            raise ValueError(f"{file}: {key} must be three numbers in [0, 1], of the value / 255, found {found[key]!r}")
-    if 0 in found.get("std", []):
-        raise ValueError(f"{file}: std must be above 0, found {found['std']!r}")
+    if colours not in ("RGB", "BGR"):
+        raise ValueError(f'{file}: colours must be "RGB" or "BGR", found {colours!r}')
+    if not isinstance(backbone, str):
+        raise ValueError(f"{file}: backbone must be a name of create_model's, found {backbone!r}")
+    if range is not None and (not are_numbers(range, 2) or range[0] >= range[1]):
+        raise ValueError(f"{file}: range must be two numbers, low and high, as in [-1, 1], found {range!r}")
+    if mean is None and std is None:
+        return
+    if range is not None:
+        raise ValueError(f"{file}: range declares the scale, and mean and std too. Leave one of them out.")
+    if not (are_numbers(mean, 3) and are_numbers(std, 3) and min(mean) >= 0 and min(std) > 0 and max(*mean, *std) <= 1):
+        raise ValueError(f"{file}: mean and std must be three numbers each in [0, 1], of the value / 255, std above 0")
 
 
 def are_numbers(value: object, count: int) -> bool:
@@ -102,11 +86,11 @@ def are_numbers(value: object, count: int) -> bool:
     return all(type(number) in (int, float) and math.isfinite(number) for number in value)
 
 
-def declared(found: dict, default: Input) -> Input:
+def declared(declaration: dict, default: Input) -> Input:
     """The input that a declaration's keys tell, all else as in the default."""
-    given = {"colours": found["colours"]} if "colours" in found else {}
-    if "range" in found:
-        given |= of_range(*found["range"])
-    elif "mean" in found:
-        given |= {key: tuple(255 * number for number in found[key]) for key in ("mean", "std")}
+    given = {"colours": declaration.get("colours", default.colours)}
+    if "range" in declaration:
+        given |= of_range(*declaration["range"])
+    elif "mean" in declaration:
+        given |= {key: tuple(255 * number for number in declaration[key]) for key in ("mean", "std")}
     return replace(default, **given)

@@ -1,14 +1,13 @@
 """Trained models in .onnx files, as embedders."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx.helper
-import onnx.numpy_helper
 import onnxruntime
 import torch
+from onnx import numpy_helper
 from torch import Tensor
 
 from facelib.faces.align import SIZE
@@ -16,10 +15,13 @@ from facelib.files import first_line
 from facelib.models.embedder import Embedder
 from facelib.models.inputs import Input, declaration_file, declared, of_range, read_declaration
 
+ONNX_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+# Operators that only move, repeat or rename pixels: what follows them still sees the input's range.
+MOVES = "Identity Cast Transpose Gather Slice Split Concat Pad Reshape Unsqueeze Squeeze".split()
+
 
 class OnnxEmbedder(Embedder):
-    """An .onnx file with input (N, 3, 112, 112) float. Without a declaration it takes RGB, in a range that its graph
-    tells.
+    """An .onnx file with input (N, 3, 112, 112) float: RGB in the range that its graph tells, unless declared.
 
     Raises ValueError, naming the file, if it is not such a model, or for a wrong declaration.
     """
@@ -40,8 +42,8 @@ class OnnxEmbedder(Embedder):
         # A size that the graph leaves open is a name, or nothing, in the place of a number.
         fits = fits and all(n == m or not isinstance(n, int) for n, m in zip(inputs[0].shape[1:], (3, SIZE, SIZE)))
         if not fits or inputs[0].type not in ONNX_FLOATS:
-            found = ", ".join(f"{i.name} {i.shape} {i.type}" for i in inputs)
-            raise ValueError(f"{path}: input must be (N, 3, {SIZE}, {SIZE}) float, found {found}")
+            shapes = ", ".join(f"{i.name} {i.shape} {i.type}" for i in inputs)
+            raise ValueError(f"{path}: input must be (N, 3, {SIZE}, {SIZE}) float, found {shapes}")
         self.input = inputs[0].name
         self.dtype = ONNX_FLOATS[inputs[0].type]
         range_in_graph = Input(**of_range(*input_range(graph, self.input)))
@@ -73,11 +75,6 @@ class OnnxEmbedder(Embedder):
         return torch.from_numpy(embeddings).float().flatten(1)
 
 
-ONNX_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-# Operators that only move, repeat or rename pixels: what follows them still sees the input's range.
-MOVES = "Identity Cast Transpose Gather Slice Split Concat Pad Reshape Unsqueeze Squeeze".split()
-
-
 def input_range(graph: onnx.GraphProto, name: str) -> tuple[float, float]:
     """The range of pixel values that the graph takes as its input `name`: (-1, 1), (0, 1) or (0, 255).
 
@@ -85,40 +82,26 @@ def input_range(graph: onnx.GraphProto, name: str) -> tuple[float, float]:
     x - 127.5 and x / 255 start from 255, x - 0.5 and x / 0.5 from 1. Where the constant is computed it is 255, as
     insightface's reader has it, which goes by a Sub and a Mul among the first nodes (arcface_onnx.py).
     """
-    constants = constants_of(graph)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
+        if node.op_type == "Constant":
+            value = onnx.helper.get_attribute_value(node.attribute[0])
+            is_tensor = isinstance(value, onnx.TensorProto)
+            constants[node.output[0]] = numpy_helper.to_array(value) if is_tensor else np.asarray(value)
+        elif node.op_type in ("Identity", "Cast") and node.input[0] in constants:
+            constants[node.output[0]] = constants[node.input[0]]
         if name not in node.input or node.op_type == "Shape":
             continue
         if node.op_type in MOVES:
             name = node.output[0]
             continue
         if node.op_type not in ("Sub", "Add", "Mul", "Div", "BatchNormalization"):
-            return -1.0, 1.0
+            break
         # A batch normalisation's inputs are x, scale, bias, mean and variance.
         other = node.input[3] if node.op_type == "BatchNormalization" else next(x for x in node.input if x != name)
-        if other not in constants:
-            return 0.0, 255.0
-        size = mean_size(constants[other])
-        if node.op_type == "Mul":
-            return (0.0, 255.0) if size < 0.1 else (0.0, 1.0)
+        size = np.abs(constants[other]).mean() if other in constants else 255
         if node.op_type == "BatchNormalization" and size < 0.1:  # already centred on 0
-            return -1.0, 1.0
-        return (0.0, 255.0) if size > 2 else (0.0, 1.0)
+            break
+        of_bytes = size < 0.1 if node.op_type == "Mul" and other in constants else size > 2
+        return (0.0, 255.0) if of_bytes else (0.0, 1.0)
     return -1.0, 1.0
-
-
-def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto | float | Sequence[float]]:
-    """The graph's constants by name, and those that are only renamed or cast ones."""
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            constants[node.output[0]] = onnx.helper.get_attribute_value(node.attribute[0])
-        elif node.op_type in ("Identity", "Cast") and node.input[0] in constants:
-            constants[node.output[0]] = constants[node.input[0]]
-    return constants
-
-
-def mean_size(constant: onnx.TensorProto | float | Sequence[float]) -> float:
-    """The mean absolute value of a graph's constant."""
-    is_tensor = isinstance(constant, onnx.TensorProto)
-    return float(np.abs(onnx.numpy_helper.to_array(constant) if is_tensor else constant).mean())

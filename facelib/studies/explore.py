@@ -21,9 +21,9 @@ from facelib.data.layout import hidden
 from facelib.data.pairs import PairImages, Pairs
 from facelib.devices import choose_device
 from facelib.faces import light
+from facelib.models import MODELS, NOT_EMBEDDERS
 from facelib.models.embedder import Embedder
 from facelib.models.pretrained import load_embedder
-from facelib.models.released import MODELS, NOT_EMBEDDERS
 from facelib.studies.low_light import noise_generator
 from facelib.training.machine import FILES
 from facelib.verification.measures import best_threshold, protocol_measures

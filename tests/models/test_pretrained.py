@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import socket
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +11,9 @@ import timm
 import timm.data
 import torch
 from huggingface_hub import constants
-from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 from torch import nn
 
-from facelib.models import pretrained
 from facelib.models.pretrained import load_embedder
 
 HALF = [0.5, 0.5, 0.5]
@@ -82,12 +78,11 @@ def test_the_file_beside_it_goes_before_a_files_own_metadata(tmp_path, crops):
 @pytest.mark.parametrize(
     "metadata, told",
     [
-        ({"backbone": "test_resnett"}, "not the weights of test_resnett, which it declares: backbone 'test_resnett'"),
-        ({"backbone": "test_convnext"}, "not the weights of test_convnext, which it declares: Error(s)"),
+        ({"backbone": "test_resnett"}, "not the weights of test_resnett: backbone 'test_resnett'"),
+        ({"backbone": "test_convnext"}, "not the weights of test_convnext: Error(s)"),
         ({}, 'declare the name: {"backbone": ...} in'),
-        ({"colors": "BGR"}, "unknown key 'colors'. The keys are colours, range, mean, std, backbone."),
         ({"colours": "GBR"}, "colours must be"),
-        ({"range": "-1 to 1"}, "metadata range must be numbers in brackets, as JSON, found '-1 to 1'"),
+        ({"range": "-1 to 1"}, "declaration is not JSON"),
         ({"range": "[1, -1]"}, "range must be two numbers"),
     ],
 )
@@ -218,76 +213,39 @@ def test_code_in_a_timm_models_weights_is_refused_and_not_run(tmp_path):
 
 @pytest.fixture
 def offline(tmp_path, monkeypatch) -> Path:
-    """The hub's cache, empty, and a hub where no one listens."""
+    """The hub's cache, empty, and no network."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return tmp_path / "cache"
 
 
-NAMES = {
-    "timm/test_resnet.r160_in1k": "timm/test_resnet.r160_in1k",
-    "hf_hub:timm/test_resnet.r160_in1k": "timm/test_resnet.r160_in1k",
-    "hf-hub:someone/faces": "someone/faces",
-    "test_resnet.r160_in1k": "timm/test_resnet.r160_in1k",
-    "test_resnet": "timm/test_resnet.r160_in1k",
-}
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_name_on_the_hub_that_cannot_be_reached_says_at_once_what_to_put_where(offline, name):
-    began = time.monotonic()
-    with pytest.raises(FileNotFoundError) as caught:
+@pytest.mark.parametrize(
+    "name, repository",
+    [
+        ("timm/test_resnet.r160_in1k", "timm/test_resnet.r160_in1k"),
+        ("hf-hub:someone/faces", "someone/faces"),
+        ("test_resnet", "timm/test_resnet.r160_in1k"),
+    ],
+)
+def test_a_model_that_cannot_be_downloaded_is_told_with_what_to_put_where(offline, name, repository):
+    with pytest.raises(FileNotFoundError, match=f"{repository}: can't be had from the hub .*local-dir:<folder>"):
         load_embedder(name)
-    told = (
-        f"Download config.json and model.safetensors from http://127.0.0.1:9/{NAMES[name]}, put them into a folder and"
-    )
-    assert told in str(caught.value) and "local-dir:<folder>" in str(caught.value) and "\n" not in str(caught.value)
-    assert time.monotonic() - began < 3
-
-
-def test_a_hub_that_does_not_answer_is_given_up(offline, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr(pretrained, "SECONDS", 0.2)
-        with pytest.raises(FileNotFoundError, match="can't be reached"):
-            load_embedder("timm/test_resnet.r160_in1k")
-
-
-def test_a_failed_download_is_told_in_a_sentence(offline, monkeypatch):
-    def download(*_, local_files_only=False, **__):
-        raise LocalEntryNotFoundError("not there") if local_files_only else OSError("connection lost\nat line 7")
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    monkeypatch.setattr(pretrained, "answers", lambda _: True)
-    with pytest.raises(
-        FileNotFoundError, match=r"timm/x: can't be downloaded \(connection lost\). Download config.json"
-    ):
-        load_embedder("timm/x")
 
 
 @pytest.mark.parametrize("name", ["timm/test_resnet.r160_in1k", "test_resnet"])
 def test_a_model_in_the_hubs_cache_needs_no_network(offline, crops, name):
     model = network("test_resnet", 64)
     place = offline / "models--timm--test_resnet.r160_in1k"
-    save_timm(place / "snapshots" / "0123abcd", "test_resnet", model, side=112, mean=HALF, std=HALF)
+    save_timm(place / "snapshots" / ("0123abcd" * 5), "test_resnet", model, side=112, mean=HALF, std=HALF)
     (place / "refs").mkdir()
-    (place / "refs" / "main").write_text("0123abcd")
+    (place / "refs" / "main").write_text("0123abcd" * 5)
     embedder = load_embedder(name)
     with torch.no_grad():
         assert near(embedder.embed(crops), model(crops.float() / 127.5 - 1))
     assert embedder.name == "test_resnet.r160_in1k" and embedder.file.name == "model.safetensors"
 
 
-@pytest.mark.parametrize(
-    "name, error, told",
-    [
-        ("test_resnet.nonsense", ValueError, "no pretrained weights of this name.*are test_resnet.r160_in1k"),
-        ("test_resnett", FileNotFoundError, "test_resnett: no such model. Give a run's folder, .*timm/<name>"),
-        ("weights/test_resnet", FileNotFoundError, "weights/test_resnet: no such model"),
-        ("hf_hub:no/such/repository", ValueError, "not a name on the hub, <owner>/<name>"),
-    ],
-)
-def test_a_name_that_is_none_is_told_in_a_sentence(offline, name, error, told):
-    with pytest.raises(error, match=told):
+@pytest.mark.parametrize("name", ["test_resnett", "iresnet", "weights/test_resnet"])
+def test_a_name_that_is_none_is_told_in_a_sentence(name):
+    with pytest.raises(FileNotFoundError, match=f"{name}: no such model.*Give a run's folder, .*timm/<name>"):
         load_embedder(name)
