@@ -6,8 +6,6 @@ a step, however many processes and parts it is computed in, so that more of thes
 
 import math
 
-NAMES = ("polynomial", "cosine")
-
 
 def learning_rate(
     step: int, steps: int, highest: float, schedule: str = "polynomial", power: float = 2.0, warmup: float = 0.0

@@ -41,6 +41,7 @@ def notebook(tmp_path):
         "open(output, 'w').write(repr((ratio, epochs, name, flip)))"
     )
     book.cells = [parameters, code]
+    book.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
     nbformat.write(book, tmp_path / "example.ipynb")
     return tmp_path / "example.ipynb"
 
@@ -70,7 +71,7 @@ def test_what_train_does_not_declare_goes_into_more_and_is_checked_there():
     "name, value", [("epochs", "two"), ("epochs", 2.5), ("epochs", True), ("flip", "yes"), ("ratio", None), ("name", 3)]
 )
 def test_a_parameter_of_the_wrong_type_is_an_error_that_names_it(notebook, name, value):
-    with pytest.raises(ValueError, match=f"parameter {name} must be"):
+    with pytest.raises(ValueError, match=f"example.ipynb: {name} must be"):
         check_parameters(notebook, {name: value})
 
 
@@ -118,4 +119,4 @@ def test_parameters_of_a_file_may_be_changed_on_the_command_line(tmp_path):
     command = [sys.executable, "-m", "notebooks.run", "train", str(tmp_path / "copy.ipynb")]
     command += ["--parameters", str(tmp_path / "run.json"), "epochs=many"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and "parameter epochs must be int, found 'many'" in done.stderr
+    assert done.returncode == 1 and "epochs must be int, found 'many'" in done.stderr

@@ -27,9 +27,9 @@ def test_a_file_of_parameters_that_does_not_fit_is_refused_by_name(tmp_path, tex
 )
 def test_what_is_neither_yaml_nor_json_is_told_with_its_file(tmp_path, content):
     (tmp_path / "run.yaml").write_bytes(content)
-    with pytest.raises(ValueError, match=r"run.yaml(, line \d)?: is neither YAML nor JSON \(.+\)"):
+    with pytest.raises(ValueError, match=r"run.yaml: can't be read as YAML or JSON \(.+\)"):
         Config.read(tmp_path / "run.yaml")
-    with pytest.raises(ValueError, match="nothing.yaml: can't be read .No such file"):
+    with pytest.raises(ValueError, match="nothing.yaml: can't be read .*No such file"):
         Config.read(tmp_path / "nothing.yaml")
 
 
@@ -54,13 +54,13 @@ def test_more_parameters_are_lines_that_stand_in_the_place_of_the_others():
         ({"optimizer": "lamb"}, "optimizer must be one of"),
         ({"schedule": "step"}, "schedule must be one of polynomial, cosine"),
         ({"memory_format": "auto"}, "memory_format must be one of channels_last, contiguous"),
-        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be a finite number above 0"),
         ({"batch_size": 1}, "batch_size must be at least 2"),
         ({"margin": -0.1}, r"margin must be in \[0, pi/2\]"),
         ({"margin": 28.6}, r"margin must be in \[0, pi/2\] radians"),
-        ({"seed": -1}, "seed must not be below 0"),
-        ({"seed": 2**63}, "seed must be below 2.63"),
-        ({"learning_rate": float("inf")}, "learning_rate must be a finite number, found inf"),
+        ({"seed": -1}, r"seed must be in \[0, 2"),
+        ({"seed": 2**63}, r"seed must be in \[0, 2"),
+        ({"learning_rate": float("inf")}, "learning_rate must be a finite number above 0, found inf"),
         ({"data": ""}, "data is empty: name a folder"),
         ({"output": ""}, "output is empty: name a folder"),
         ({"warmup": 1.0}, r"warmup must be in \[0, 1\)"),
