@@ -9,21 +9,22 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
 from torch import Tensor
 
-REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-REFUSALS |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+REFUSALS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+REFUSALS |= {errno.ENAMETOOLONG, errno.ENOENT}
 
 
 @contextlib.contextmanager
-def whole_folder(output: str | Path, files: tuple[str, ...] = (), reserve: int = 0) -> Iterator[Path]:
+def whole_folder(output: str | Path, files: tuple[str, ...] = ()) -> Iterator[Path]:
     """A folder to write into, which becomes `output` when the block ends without an error.
 
     An earlier result at `output` is replaced: a folder that holds nothing but `files`. Any other is refused with
-    FileExistsError before the block runs. With `reserve` that many bytes are held in the new folder's file
-    `reserved`, so that a disk that fills up meanwhile can't lose the work: delete it just before writing. Raises
-    OSError, naming the folder, if the disk has no room; what was there before stays.
+    FileExistsError before the block runs. Raises OSError, naming the folder, if the disk has no room; what was there
+    before stays.
     """
     output = Path(output)
     partial = output.with_name(output.name + ".partial")
@@ -32,14 +33,58 @@ def whole_folder(output: str | Path, files: tuple[str, ...] = (), reserve: int =
     with telling(output):
         partial.mkdir(parents=True)
     try:
-        hold(partial, reserve)
-        yield partial
-    except Exception as error:
+        with telling(output, refusals=set()):  # what the block does elsewhere on the disk is not the output's
+            yield partial
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-        if full := no_space(output, error, reserve):
-            raise full from error
         raise
     put_in_place(partial, output)
+
+
+@contextlib.contextmanager
+def unfinished_folder(output: str | Path, files: tuple[str, ...], kept: str, reserve: int = 0) -> Iterator[Path]:
+    """As whole_folder, but what a killed or failed block has left in the folder is there the next time.
+
+    The folder is <output>.unfinished, for this process alone: another one that wants it gets BlockingIOError. A block
+    that fails before there is a file `kept` in it leaves no folder. So many bytes as `reserve` are held in the folder's
+    file `reserved`, so that a disk that fills up meanwhile can't lose the work: delete it just before writing.
+    """
+    output = Path(output)
+    folder = output.with_name(output.name + ".unfinished")
+    check_replaceable(output, files)
+    check_replaceable(folder, (*files, "lock", "reserved"))
+    with telling(output):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / "lock", f"{output}: another run is training into it. Wait for it, or name another output."):
+        for path in [path for path in folder.rglob("*") if path.is_file() and half_written(path)]:
+            path.unlink()
+        try:
+            with telling(output, refusals=set()):
+                if reserve:
+                    with (folder / "reserved").open("wb") as file:
+                        os.posix_fallocate(file.fileno(), 0, reserve)
+                yield folder
+        except BaseException:
+            (folder / "reserved").unlink(missing_ok=True)
+            if not (folder / kept).exists():
+                shutil.rmtree(folder)
+            raise
+        (folder / "lock").unlink()
+        put_in_place(folder, output)
+
+
+@contextlib.contextmanager
+def locked(file: Path, message: str) -> Iterator[None]:
+    """In the block the file is this process's. Raises BlockingIOError with the message if it is another's.
+
+    lockf and not flock, nor filelock, which uses it: such a lock would live on in worker processes of a killed one.
+    """
+    with file.open("ab") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BlockingIOError(message) from None
+        yield
 
 
 def check_replaceable(output: Path, files: tuple[str, ...]) -> None:
@@ -61,13 +106,6 @@ def half_written(file: Path) -> bool:
     return file.suffix == ".partial" or file.name.startswith(".tmp")
 
 
-def hold(folder: Path, reserve: int) -> None:
-    """Take so many bytes of the disk, in the folder's file `reserved`, to be deleted before they are needed."""
-    if reserve:
-        with (folder / "reserved").open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, reserve)
-
-
 def put_in_place(folder: Path, output: Path) -> None:
     """Rename the folder to `output`, in the place of an earlier result."""
     old = output.with_name(output.name + ".old")
@@ -79,60 +117,38 @@ def put_in_place(folder: Path, output: Path) -> None:
 
 
 @contextlib.contextmanager
-def unfinished_folder(output: str | Path, files: tuple[str, ...], kept: str, reserve: int = 0) -> Iterator[Path]:
-    """As whole_folder, but what a killed or failed block has left in the folder is there the next time.
+def written_aside(file: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `file`, on the disk for certain, when the block ends without an error.
 
-    The folder is <output>.unfinished, for this process alone: another one that wants it gets BlockingIOError. A block
-    that fails before there is a file `kept` in it leaves no folder.
+    Raises OSError, naming the file, if the disk refuses; an earlier file stays.
     """
-    output = Path(output)
-    folder = output.with_name(output.name + ".unfinished")
-    check_replaceable(output, files)
-    check_replaceable(folder, (*files, "lock", "reserved"))
-    with telling(output):
-        folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("ab") as lock:
+    partial = file.with_suffix(".partial")
+    with telling(file):
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(partial, file)
+        folder = os.open(file.parent, os.O_RDONLY)
         try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BlockingIOError(
-                f"{output}: another run is training into it. Wait until it is done, or name another output."
-            ) from None
-        for left in [path for path in folder.rglob("*") if path.is_file() and half_written(path)]:
-            left.unlink()
-        try:
-            hold(folder, reserve)
-            yield folder
-        except BaseException as error:
-            (folder / "reserved").unlink(missing_ok=True)
-            if not (folder / kept).exists():
-                shutil.rmtree(folder)
-            if full := no_space(output, error, reserve):
-                raise full from error
-            raise
-        (folder / "lock").unlink()
-        put_in_place(folder, output)
+            os.fsync(folder)  # the name too
+        finally:
+            os.close(folder)
 
 
 @contextlib.contextmanager
-def telling(target: Path) -> Iterator[None]:
+def telling(target: Path, refusals: set[int] = REFUSALS) -> Iterator[None]:
     """What the disk refuses in the block, as one sentence that names the target."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in REFUSALS:  # a sentence already, or something else that happened in the block
-            raise
-        refused = OSError(f"{target}: can't be written ({error.strerror or error}). Name another place.")
-        raise no_space(target, error) or refused from error
-
-
-def no_space(output: Path, error: BaseException, reserve: int = 0) -> OSError | None:
-    """What to raise, naming the output, for an error that means a full disk or quota; None for any other error."""
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-    if full or os.strerror(errno.ENOSPC) in str(error):  # safetensors has an error of its own, without a number
-        room = f" ({reserve / 1e6:.0f} MB are needed)" if reserve else ""
-        return OSError(f"{output}: no space left on the disk{room}. Make room and run it again.")
-    return None
+    except Exception as error:
+        number = getattr(error, "errno", None)  # None of what is a sentence already
+        # safetensors has an error of its own, without a number.
+        if number in FULL or os.strerror(errno.ENOSPC) in str(error):
+            raise OSError(f"{target}: no space left on the disk. Make room and run it again.") from error
+        if number in refusals or isinstance(error, safetensors.SafetensorError):
+            reason = getattr(error, "strerror", None) or error
+            raise OSError(f"{target}: can't be written ({reason}). Name another place.") from error
+        raise
 
 
 def save_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:

@@ -10,11 +10,9 @@ and renamed; the last two are kept. A `run` is facelib.training.trainer.Run.
 
 import dataclasses
 import json
-import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import safetensors
@@ -23,7 +21,7 @@ from torch import Tensor
 from xxhash import xxh3_64
 
 from facelib import devices
-from facelib.files import save_tensors, telling
+from facelib.files import save_tensors, written_aside
 from facelib.training import machine, progress
 
 KEPT = 2
@@ -52,17 +50,6 @@ class Keeper:
         if wish == SIGTERM:
             ended = f"{run.config.output}: ended by SIGTERM after step {run.done} of {run.steps}."
             raise machine.Preempted(f"{ended} {machine.GOES_ON}")
-
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The loader's. Where an image can't be read, what was done until then is kept."""
-        run = self.run
-        try:
-            yield from run.loader
-        except (OSError, ValueError) as error:
-            if run.done and devices.count() == 1:
-                self.save()
-            kind = OSError if isinstance(error, OSError) else ValueError
-            raise kind(f"{error}{machine.kept_words(run.config.output)}") from None
 
 
 def save_run(run, folder: Path) -> None:
@@ -166,19 +153,9 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict) -> No
     refuses; the earlier ones stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"step-{step:08d}.safetensors"
     text = json.dumps(state)
-    partial = file.with_suffix(".partial")
-    with telling(file):
-        metadata = {"state": text, "checksum": checksum(tensors, text)}
-        try:
-            save_tensors(tensors, partial, metadata)
-        except safetensors.SafetensorError as error:  # it has no OSErrors
-            raise OSError(f"{file}: can't be written ({error}). Make room and run it again.") from error
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(partial, file)
-        sync(folder)
+    with written_aside(folder / f"step-{step:08d}.safetensors") as partial:
+        save_tensors(tensors, partial, {"state": text, "checksum": checksum(tensors, text)})
     for old in saved(folder)[:-KEPT]:
         old.unlink()
 
@@ -225,12 +202,3 @@ def checksum(tensors: dict[str, Tensor], text: str) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def sync(folder: Path) -> None:
-    """Have the names in the folder on the disk, not only in memory."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

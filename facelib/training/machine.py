@@ -110,7 +110,7 @@ def joined(output: str, device: str) -> Iterator[str]:
         if out_of_memory(error):
             raise MemoryError(
                 f"{output}: out of memory ({str(error).splitlines()[0]}). Set accumulate to 2 or more, so that a step's"
-                f" images are computed in parts, or take a smaller backbone or embedding_size.{kept_words(output)}"
+                f" images are computed in parts, or take a smaller backbone or embedding_size."
             ) from error
         if devices.count() > 1 and devices.lost_another(error):
             raise RuntimeError(f"{output}: another process died, or was silent for long. {GOES_ON}") from error
@@ -131,26 +131,14 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
-def unfinished(output: str) -> Path:
-    return Path(output).with_name(Path(output).name + ".unfinished")
-
-
 @contextlib.contextmanager
 def run_folder(output: str, *modules: torch.nn.Module) -> Iterator[Path]:
     """The unfinished run's folder, with room for the modules' weights. The first process makes and finishes it."""
     if devices.rank() > 0:
         devices.agree(0)  # it is there now
-        yield unfinished(output)
+        yield Path(output).with_name(Path(output).name + ".unfinished")
         return
     room = sum(p.numel() * p.element_size() for module in modules for p in module.state_dict().values()) + 2**20
     with unfinished_folder(output, FILES, "checkpoints", room) as folder:
         devices.agree(0)
         yield folder
-
-
-def kept_words(output: str) -> str:
-    """What to know about a run that failed before other parameters or data are tried."""
-    folder = unfinished(output)
-    if not (folder / "checkpoints").exists():
-        return ""
-    return f" With other parameters or data, delete {folder} too: its checkpoints are of these."

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from facelib import devices
 from facelib.data.landmarks import OWN
+from facelib.files import written_aside
 from facelib.training import machine
 
 COLUMNS = ("step", "epoch", "learning_rate", "loss", "images_per_second", "seconds")
@@ -84,9 +85,8 @@ def append_row(file: Path, row: dict) -> None:
     """Add a row to a table, in the place of one of the same epoch, which a killed run may have left."""
     table = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=[*row])
     table = pd.concat([table[table.epoch != row["epoch"]], pd.DataFrame([row])]).sort_values("epoch")
-    partial = file.with_suffix(".partial")
-    table.to_csv(partial, index=False)
-    partial.replace(file)
+    with written_aside(file) as partial:
+        table.to_csv(partial, index=False)
 
 
 def not_finite(run, number: int, loss: float, folder: Path) -> FloatingPointError:
@@ -101,7 +101,7 @@ def not_finite(run, number: int, loss: float, folder: Path) -> FloatingPointErro
     shown = ", ".join(names[:8]) + (f", ...{where}" if len(names) > 8 else "")
     return FloatingPointError(
         f"the loss became {loss} at step {number + 1} of {run.steps}, learning rate {run.rate(number):.3g}. Lower"
-        f" learning_rate or set warmup.{machine.kept_words(run.config.output)} The batch's images: {shown}"
+        f" learning_rate or set warmup. The batch's images: {shown}"
     )
 
 

@@ -99,7 +99,7 @@ def fit(run: "Run", folder: Path, after_epoch: progress.AfterEpoch | None, stop:
         for epoch in range(run.done // len(loader), epochs):
             # The order of the images is drawn by (seed, epoch); a run that goes on leaves out what it has seen.
             loader.order.epoch, loader.order.skip = epoch, run.done % len(loader)
-            for images, labels in keeper.batches():  # (n, 3, H, W) uint8 and (n,) int64, on the device
+            for images, labels in loader:  # (n, 3, H, W) uint8 and (n,) int64, on the device
                 log.pending.append(run.step(images, labels))
                 if len(log.pending) == window:
                     log.look()  # raises FloatingPointError for a loss that is no number

@@ -156,7 +156,7 @@ def test_measures_after_each_epoch_are_written_down_and_choose_nothing(faces, lf
     looked = config(faces, tmp_path / "looked", validate=str(lfw), **options)
     with pytest.raises(ValueError, match="validate is set: hand"):
         train(looked)
-    train(looked, measures_of(looked))
+    train(looked, measures_of(str(lfw), looked.cache, looked.device))
     train(config(faces, tmp_path / "not", **options))
     assert weights(tmp_path / "looked") == weights(tmp_path / "not")
     table = pd.read_csv(tmp_path / "looked" / "validation.csv")
