@@ -171,9 +171,10 @@ run: $(ENVIRONMENT)  ## one notebook, other parameters: make run NOTEBOOK=train 
 	$(EXECUTE) $(NOTEBOOK) build/run/$(basename $(notdir $(NOTEBOOK)))-$$(date +%Y%m%d-%H%M%S).ipynb $(PARAMS)
 
 .PHONY: lock
-lock: $(ENVIRONMENT)  ## requirements.lock and environment.yml from pyproject.toml
+lock: $(ENVIRONMENT)  ## requirements.lock from pyproject.toml, in today's versions
 	$(BIN)/pip install --quiet uv
-	PATH="$(BIN):$$PATH" $(BIN)/python lock.py
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-annotate \
+		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
 
 .PHONY: clean
 clean:  ## delete everything computed (build, figures, PDF), but not the environment
