@@ -19,11 +19,6 @@ from facelib.models.pretrained import load_embedder
 HALF = [0.5, 0.5, 0.5]
 
 
-@pytest.fixture(scope="module")
-def crops() -> torch.Tensor:
-    return torch.randint(0, 256, (2, 3, 112, 112), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-
-
 def network(name: str, outputs: int) -> nn.Module:
     """timm's network with random weights, statistics like a trained one's."""
     torch.manual_seed(0)
@@ -160,7 +155,7 @@ def test_a_last_layer_that_is_an_embedding_stays(tmp_path, crops):
         expected = model(x)
     assert near(load_embedder(folder).embed(crops), expected)
     named = save_timm(tmp_path / "classes", "test_resnet", model, side=112, label_names=[str(i) for i in range(64)])
-    assert load_embedder(named).embed(crops).shape == (2, model.num_features) != (2, 64)
+    assert load_embedder(named).embed(crops).shape == (3, model.num_features) != (3, 64)
 
 
 def test_a_timm_folder_may_have_its_order_declared_beside_it(tmp_path, crops):
