@@ -1,14 +1,20 @@
-"""Where a result comes from: commit, package versions, machine."""
+"""A result's records: what came out, what was asked for, and where: commit, package versions, machine."""
 
+import contextlib
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
+from facelib.files import whole_folder, write_json
+
 PACKAGES = ["torch", "torchvision", "timm", "fvcore", "facenet-pytorch", "onnxruntime", "numpy", "scikit-learn"]
+FILES = ("metrics.json", "parameters.json", "environment.json")  # of every result
 DIGITS = 12  # of a fingerprint, in hex
 
 
@@ -54,3 +60,29 @@ def environment(device: str = "cpu") -> dict:
         "machine": machine(device),
         "device": device,
     }
+
+
+@dataclass
+class Result:
+    """What a result's folder will hold beside the files that are written into it."""
+
+    folder: Path
+    parameters: dict
+    environment: dict
+    metrics: dict = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def save_result(
+    output: str | Path, parameters: dict, device: str = "cpu", more: tuple[str, ...] = ()
+) -> Iterator[Result]:
+    """A result to fill in the block, whose folder appears whole when the block ends.
+
+    The block may write files of the names `more` into its folder. An earlier result of these files is replaced;
+    anything else at `output` raises FileExistsError before the block runs.
+    """
+    result = Result(Path(output), parameters, environment(device))  # now: the repository may have moved on by the end
+    with whole_folder(output, (*FILES, *more)) as result.folder:
+        yield result
+        for name, content in zip(FILES, (result.metrics, result.parameters, result.environment)):
+            write_json(result.folder / name, content)

@@ -95,7 +95,7 @@ def train_and_verify(kit: Kit, until: float, out: Path, name: str, config: Confi
         progress.table(run).to_csv(trained / "log.csv", index=False)
         write_json(trained / "parameters.json", dataclasses.asdict(config))
         write_json(trained / "environment.json", kit.environment | {"data": fingerprint_of(kit.records)})
-        write_json(trained / "metrics.json", progress.metrics(run) | {"faces_not_found": None})
+        write_json(trained / "metrics.json", progress.metrics(run))
         network = run.kept().eval()
         weights = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
         made = {"data": kit.about["lfw"], "model": hashlib.sha256(safetensors.torch.save(weights)).hexdigest()[:12]}

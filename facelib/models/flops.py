@@ -17,12 +17,11 @@ from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
 from facelib import records
 from facelib.faces.align import SIZE
-from facelib.files import first_line, whole_folder, write_json
+from facelib.files import first_line
 from facelib.models.backbones import create_model
 from facelib.models.onnx import OnnxEmbedder
 from facelib.models.pretrained import load_embedder
 
-FILES = ("metrics.json", "environment.json")
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 
 
@@ -163,19 +162,17 @@ def measure(
     depends on backbone and processor. Raises FileNotFoundError or ValueError, naming it, if `released` is no model.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    parameters = {"heavy": heavy, "light": light, "embedding_size": embedding_size, "batch_size": batch_size}
     options = {"embedding_size": embedding_size, "device": device}
-    costs = {}
-    for role, name in (("heavy", heavy), ("light", light)):
-        costs[role] = {"backbone": name, **count(name, embedding_size)}
-        costs[role] |= {"inference_speed": {}, "training_speed": {}, "latency": {}}
-        for words, layout in LAYOUTS.items():
-            for key, training in (("inference_speed", False), ("training_speed", True)):
-                costs[role][key][words] = speed(name, training, layout, batch_size=batch_size, **options)
-            one_by_one = speed(name, False, layout, batch_size=1, repeats=20, **options)
-            costs[role]["latency"][words] = 1 / one_by_one
-    if released:
-        costs["released"] = measure_released(released, device, batch_size)
-    with whole_folder(output, FILES) as folder:
-        write_json(folder / "environment.json", records.environment(device))
-        write_json(folder / "metrics.json", costs)
-    return costs
+    with records.save_result(output, parameters | {"released": released}, device) as result:
+        for role, name in (("heavy", heavy), ("light", light)):
+            cost = {"backbone": name, **count(name, embedding_size)}
+            cost |= {"inference_speed": {}, "training_speed": {}, "latency": {}}
+            for words, layout in LAYOUTS.items():
+                cost["inference_speed"][words] = speed(name, False, layout, batch_size=batch_size, **options)
+                cost["training_speed"][words] = speed(name, True, layout, batch_size=batch_size, **options)
+                cost["latency"][words] = 1 / speed(name, False, layout, batch_size=1, repeats=20, **options)
+            result.metrics[role] = cost
+        if released:
+            result.metrics["released"] = measure_released(released, device, batch_size)
+    return result.metrics

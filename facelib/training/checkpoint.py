@@ -10,7 +10,6 @@ and renamed; the last two are kept. A `run` is facelib.training.trainer.Run.
 
 import dataclasses
 import json
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -188,11 +187,6 @@ def load_last(folder: Path) -> tuple[dict[str, Tensor], dict] | None:
 def saved(folder: Path) -> list[Path]:
     """The checkpoints in the folder, the last one last."""
     return sorted(folder.glob("step-*.safetensors"))
-
-
-def delete(folder: Path) -> None:
-    """All checkpoints, once the run is finished."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def checksum(tensors: dict[str, Tensor], text: str) -> str:

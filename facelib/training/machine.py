@@ -8,7 +8,7 @@ import ctypes
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -19,6 +19,8 @@ from facelib.files import unfinished_folder
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+# What PyTorch, oneDNN and C++ say of that on a CPU.
+OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive", "bad_alloc")
 GOES_ON = "The same command goes on."
 # What a run's folder may hold.
 FILES = ("weights.safetensors", "head.safetensors", "parameters.json", "metrics.json", "log.csv", "environment.json")
@@ -75,25 +77,25 @@ class Preempted(BaseException):
 
 
 @contextlib.contextmanager
-def on_sigterm(handler: Callable[[], None]) -> Iterator[None]:
-    """In the block a SIGTERM calls the handler and ends nothing by itself. Signals reach the main thread alone."""
+def on_sigterm(message: str, stop: threading.Event | None = None) -> Iterator[None]:
+    """In the block a SIGTERM sets `stop` or, without one, raises Preempted at once with the message.
+
+    Signals reach the main thread alone.
+    """
+
+    def hear(*_) -> None:
+        if stop is None:
+            raise Preempted(f"{message} {GOES_ON}")
+        stop.set()
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: handler())
+    before = signal.signal(signal.SIGTERM, hear)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def preempt(message: str) -> Callable[[], None]:
-    """A handler of SIGTERM that ends at once what is being done."""
-
-    def handler() -> None:
-        raise Preempted(f"{message} {GOES_ON}")
-
-    return handler
 
 
 @contextlib.contextmanager
@@ -104,10 +106,10 @@ def joined(output: str, device: str) -> Iterator[str]:
     machine's memory or another process failed.
     """
     try:
-        with on_sigterm(preempt(f"{output}: ended by SIGTERM.")):
+        with on_sigterm(f"{output}: ended by SIGTERM."):
             yield devices.join(choose_device(device))
     except RuntimeError as error:
-        if out_of_memory(error):
+        if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
             raise MemoryError(
                 f"{output}: out of memory ({str(error).splitlines()[0]}). Set accumulate to 2 or more, so that a step's"
                 f" images are computed in parts, or take a smaller backbone or embedding_size."
@@ -123,12 +125,6 @@ def check_shares(batch_size: int, images: int) -> None:
     """Raise ValueError where some of the processes would have no image of a batch."""
     if devices.count() > min(batch_size, images):
         raise ValueError(f"batch_size {batch_size} and {images} images leave some of {devices.count()} processes none")
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether it is what PyTorch raises for that on a GPU, or it, oneDNN or C++ on a CPU."""
-    words = ("can't allocate memory", "could not create a primitive", "bad_alloc")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 @contextlib.contextmanager

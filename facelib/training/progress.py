@@ -72,7 +72,7 @@ class Log:
         """
         if self.writer is not None:
             run = self.run
-            with machine.on_sigterm(machine.preempt(f"{run.config.output}: ended by SIGTERM after step {run.done}.")):
+            with machine.on_sigterm(f"{run.config.output}: ended by SIGTERM after step {run.done}."):
                 measures = after_epoch(run.kept(), run.config.backbone)
             append_row(self.folder / "validation.csv", {"epoch": epoch} | measures)
             for name, value in measures.items():
@@ -110,9 +110,10 @@ def table(run) -> pd.DataFrame:
     return pd.DataFrame(run.rows, columns=COLUMNS)
 
 
-def metrics(run) -> dict:
-    """What came out of a run that is done."""
+def metrics(run, landmarks: pd.DataFrame | None = None) -> dict:
+    """What came out of a run that is done. `faces_not_found` counts its images without a face, if they were sought."""
     log, config = table(run), run.config
+    sought = landmarks is not None and not (Path(config.data) / OWN).exists()
     return {
         "backbone": config.backbone,
         "ratio": config.ratio,
@@ -129,11 +130,5 @@ def metrics(run) -> dict:
         "memory_format": config.memory_format,
         "processes": devices.count(),
         "continued_after_steps": run.continued,
+        "faces_not_found": int((landmarks.score[run.dataset.images] == 0).sum()) if sought else None,
     }
-
-
-def faces_not_found(run, landmarks: pd.DataFrame | None) -> int | None:
-    """In how many of the run's images no face was found, None if none was sought."""
-    if landmarks is None or (Path(run.config.data) / OWN).exists():
-        return None
-    return int((landmarks.score[run.dataset.images] == 0).sum())

@@ -10,10 +10,6 @@
     tensorboard/          the same curves for TensorBoard
 
 Until the last step it is called <output>.unfinished and holds checkpoints. The same command goes on from the last one.
-
-    python -m facelib.training run.yaml
-    torchrun --nproc-per-node=N -m facelib.training run.yaml    # on one host or many that share the folders
-
 Of several processes each has the same backbone, its share of every batch and its share of the head's rows. Batches,
 mirrored images and gradients are those of one process; so are batch norm's statistics on GPUs, but not on CPUs.
 
@@ -23,6 +19,7 @@ update. Beside it lie config, schedule, checkpoint, progress (the log) and machi
 
 import dataclasses
 import math
+import shutil
 import threading
 from contextlib import nullcontext
 from functools import partial
@@ -76,13 +73,15 @@ def train(config: Config, after_epoch: progress.AfterEpoch | None = None) -> dic
 
         # From here on a SIGTERM is looked at after each step. After the last one it is no reason to lose the run.
         stop = threading.Event()
-        with machine.on_sigterm(stop.set), machine.run_folder(config.output, backbone, head) as folder:
+        with machine.on_sigterm(config.output, stop), machine.run_folder(config.output, backbone, head) as folder:
             checkpoint.resume(run, folder / "checkpoints")
             fit(run, folder, after_epoch, stop)
-            metrics = progress.metrics(run) | {"faces_not_found": progress.faces_not_found(run, landmarks)}
+            metrics = progress.metrics(run, landmarks)
             write(run, folder, environment, metrics)
         if devices.rank() == 0:
-            checkpoint.delete(Path(config.output) / "checkpoints")  # now: a kill before could not lose them
+            shutil.rmtree(
+                Path(config.output) / "checkpoints", ignore_errors=True
+            )  # now: a kill before could not lose them
     return metrics
 
 

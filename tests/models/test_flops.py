@@ -1,5 +1,7 @@
 """The cost of a backbone, against published figures and the textbook's formula."""
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -86,3 +88,11 @@ def test_a_released_model_is_measured_beside_the_backbones(onnx_file):
     found = flops.measure_released(str(onnx_file), batch_size=2)
     assert found["backbone"] == "model" and found["inference_speed"]["as released"] > 0
     assert found["latency"]["as released"] > 0
+
+
+def test_what_was_measured_is_a_result_with_a_column_for_each_model(tmp_path, monkeypatch, onnx_file):
+    monkeypatch.setattr(flops, "speed", lambda *_, **__: 4.0)
+    metrics = flops.measure("iresnet18_025", "iresnet18_025", str(tmp_path / "cost"), released=str(onnx_file))
+    assert [*metrics] == ["heavy", "light", "released"] and json.loads((tmp_path / "cost/metrics.json").read_text())
+    assert metrics["light"]["training_speed"] == {"contiguous": 4.0, "channels last": 4.0}
+    assert metrics["light"]["latency"]["contiguous"] == 0.25

@@ -28,7 +28,7 @@ def test_a_sigterm_before_the_first_step_ends_the_run_as_one(faces, tmp_path, mo
 
 def test_after_the_last_step_a_sigterm_is_no_reason_to_lose_the_run(faces, tmp_path, monkeypatch):
     metrics = progress.metrics
-    monkeypatch.setattr(progress, "metrics", lambda run: (end_now(), metrics(run))[1])
+    monkeypatch.setattr(progress, "metrics", lambda *of: (end_now(), metrics(*of))[1])
     assert train(config(faces, tmp_path / "run", checkpoint_minutes=60.0))["steps"] == 6
     assert (tmp_path / "run" / "weights.safetensors").exists()
 
