@@ -19,9 +19,9 @@ from facelib.models.embedder import Embedder, TorchEmbedder
 from facelib.models.inputs import INPUT_KEYS, Input, declaration_file, declared, read_declaration
 from facelib.models.iresnet import VARIANTS
 from facelib.models.onnx import OnnxEmbedder
+from facelib.models.timm_models import in_short, load_hub, load_timm, repository_of
 
 STATE_DICTS = (".pth", ".pt", ".safetensors")
-TIMM_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 KINDS = (
     "a run's folder, an .onnx file, a state dict (.pth, .pt, .safetensors), or a pretrained model of timm's by name,"
     " as timm/<name>, hf_hub:<owner>/<name> or local-dir:<folder>"
@@ -41,9 +41,9 @@ def load_embedder(source: str | Path, device: str = "cpu") -> Embedder:
     ArcFace's RGB in [-1, 1], or what an ONNX graph tells. Raises FileNotFoundError if the source is missing or can't
     be downloaded, and ValueError, naming it, if it is none of these, or of another architecture.
     """
-    path, device, prefix = Path(source), choose_device(device), str(source).partition(":")[0]
-    if prefix == "local-dir":
-        return load_timm(Path(str(source).partition(":")[2]), device)
+    path, device = Path(source), choose_device(device)
+    if str(source).startswith("local-dir:"):
+        return load_timm(Path(str(source).removeprefix("local-dir:")), device)
     if path.is_dir():
         is_timm = (path / "config.json").exists() and not (path / "parameters.json").exists()
         return load_timm(path, device) if is_timm else load_run(path, device)
@@ -53,14 +53,10 @@ def load_embedder(source: str | Path, device: str = "cpu") -> Embedder:
         return load_state_dict(path, device)
     if path.is_file():
         raise ValueError(f"{path}: a model must be {KINDS}")
-    if prefix in ("hf_hub", "hf-hub") or str(source).startswith("timm/"):
-        return load_hub(re.sub("^hf.hub:", "", str(source)), device)
-    import timm  # here, because it takes seconds to import and the other kinds don't need it
-
-    config = timm.get_pretrained_cfg(str(source)) if timm.is_model(str(source)) else None
-    if config is None or not config.hf_hub_id:
+    repository = repository_of(str(source))
+    if repository is None:
         raise FileNotFoundError(f"{source}: no such model, or none with pretrained weights. Give {KINDS}.")
-    return load_hub(config.hf_hub_id, device)
+    return load_hub(repository, device)
 
 
 def load_run(folder: Path, device: str = "cpu") -> TorchEmbedder:
@@ -136,66 +132,3 @@ def backbone_of(state: dict[str, Tensor], file: Path) -> str:
         f"{file}: not an insightface ResNet: blocks per layer {blocks}, width {width}."
         f' Of another backbone declare the name: {{"backbone": ...}} in {declaration_file(file)}.'
     )
-
-
-def load_timm(folder: Path, device: str = "cpu", source: str = "") -> TorchEmbedder:
-    """The embedder of a folder with config.json and weights, as timm.models.save_for_hf writes it.
-
-    It gives the pooled features, unless the model's own last layer is an embedding. The whole crop is resized to the
-    size that config.json declares: timm's `crop_pct` would cut into a face that is cropped already. Errors name
-    `source`, which is the folder unless another is given.
-    """
-    source = source or str(folder)
-    weights = next((folder / file for file in TIMM_WEIGHTS if (folder / file).exists()), None)
-    if weights is None or not (folder / "config.json").exists():
-        raise FileNotFoundError(f"{source}: no timm model there. It needs config.json and {' or '.join(TIMM_WEIGHTS)}.")
-    declaration = read_declaration(folder)
-    import timm
-
-    try:
-        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
-        # Classes have names, or their number is no multiple of 64. Of timm 1.0.31's 1,826 pretrained models this keeps
-        # the last layer of all CLIP towers, with 384 to 1280 numbers, and of no classifier, with 1000 to 115,217.
-        if model.num_classes % 64 or model.pretrained_cfg.get("label_names"):
-            model.reset_classifier(0)
-        wants = timm.data.resolve_model_data_config(model)
-        with torch.no_grad():
-            shape = model.eval()(torch.zeros(1, *wants["input_size"])).shape
-    except Exception as error:  # timm raises many kinds, which share nothing
-        raise ValueError(f"{source}: not a model that timm can load ({in_short(error)})") from error
-    if len(shape) != 2:
-        raise ValueError(f"{source}: must embed an image as a row of numbers (N, D), found {tuple(shape)}")
-    scale = {key: tuple(255 * number for number in wants[key]) for key in ("mean", "std")}
-    mode = "bilinear" if wants["interpolation"] == "bilinear" else "bicubic"
-    takes = Input(**scale, size=tuple(wants["input_size"][1:]), interpolation=mode)
-    embedder = TorchEmbedder(source.rpartition("/")[2], model, device, declared(declaration, takes), weights)
-    embedder.declaration = str(declaration_file(folder))
-    return embedder
-
-
-def load_hub(repository: str, device: str = "cpu") -> TorchEmbedder:
-    """The embedder of a model on the Hugging Face hub, `<owner>/<name>` and perhaps `@<revision>`.
-
-    The hub's client downloads it once; its own environment variables set the cache, time-outs and HF_HUB_OFFLINE.
-    """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    name, _, revision = repository.partition("@")
-    try:
-        folder = Path(hf_hub_download(name, "config.json", revision=revision or None)).parent
-        try:
-            hf_hub_download(name, TIMM_WEIGHTS[0], revision=revision or None)
-        except EntryNotFoundError:
-            hf_hub_download(name, TIMM_WEIGHTS[1], revision=revision or None)
-    except (OSError, ValueError) as error:
-        mend = "Put its config.json and model.safetensors into a folder and give local-dir:<folder>."
-        raise FileNotFoundError(f"{repository}: can't be had from the hub ({first_line(error)}). {mend}") from error
-    embedder = load_timm(folder, device, repository)
-    # A file beside the hub's cache would be lost with it.
-    embedder.declaration = "FOLDER.json beside a FOLDER with its config.json and weights, and give local-dir:FOLDER"
-    return embedder
-
-
-def in_short(error: Exception) -> str:
-    return " ".join(str(error).split()[:40])

@@ -112,7 +112,7 @@ def joined(output: str, device: str) -> Iterator[str]:
         if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
             raise MemoryError(
                 f"{output}: out of memory ({str(error).splitlines()[0]}). Set accumulate to 2 or more, so that a step's"
-                f" images are computed in parts, or take a smaller backbone or embedding_size."
+                " images are computed in parts, or take a smaller backbone or embedding_size."
             ) from error
         if devices.count() > 1 and devices.lost_another(error):
             raise RuntimeError(f"{output}: another process died, or was silent for long. {GOES_ON}") from error

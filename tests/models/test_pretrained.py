@@ -240,7 +240,7 @@ def test_a_model_in_the_hubs_cache_needs_no_network(offline, crops, name):
     assert embedder.name == "test_resnet.r160_in1k" and embedder.file.name == "model.safetensors"
 
 
-@pytest.mark.parametrize("name", ["test_resnett", "iresnet", "weights/test_resnet"])
+@pytest.mark.parametrize("name", ["test_resnett", "test_resnet.nonsense", "weights/test_resnet"])
 def test_a_name_that_is_none_is_told_in_a_sentence(name):
     with pytest.raises(FileNotFoundError, match=f"{name}: no such model.*Give a run's folder, .*timm/<name>"):
         load_embedder(name)
