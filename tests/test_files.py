@@ -1,10 +1,12 @@
 """Results appear whole or not at all, and replace nothing but an earlier result."""
 
 import errno
+import json
 
 import pytest
 
-from facelib.files import whole_folder
+from facelib import records
+from facelib.files import whole_folder, written_aside
 
 FILES = ("result", "log")
 
@@ -73,3 +75,29 @@ def test_a_full_disk_is_told_with_the_folders_name(tmp_path, error):
     with pytest.raises(OSError, match=r"run: no space left on the disk. Make room"):
         with whole_folder(tmp_path / "run", FILES):
             raise error
+
+
+def test_a_result_has_its_metrics_beside_what_was_asked_for_and_where(tmp_path):
+    with records.save_result(tmp_path / "run", {"seed": 3}, more=("log",)) as result:
+        (result.folder / "log").write_text("whole")
+        result.metrics["auc"] = 0.9
+        result.environment["data"] = "0123"
+    contents = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "run").glob("*.json")}
+    assert contents["metrics"] == {"auc": 0.9} and contents["parameters"] == {"seed": 3}
+    assert contents["environment"]["data"] == "0123" and contents["environment"]["device"] == "cpu"
+    (tmp_path / "run" / "other").touch()
+    with pytest.raises(FileExistsError, match="other"), records.save_result(tmp_path / "run", {}, more=("log",)):
+        pytest.fail("the expensive step began")
+
+
+def test_a_file_is_written_aside_and_an_earlier_one_stays_if_that_fails(tmp_path):
+    for content in ("old", "new"):
+        with written_aside(tmp_path / "table.csv") as partial:
+            partial.write_text(content)
+    with pytest.raises(KeyError), written_aside(tmp_path / "table.csv") as partial:
+        partial.write_text("half")
+        raise KeyError
+    assert (tmp_path / "table.csv").read_text() == "new"
+    with pytest.raises(OSError, match="nowhere/table.csv: can't be written .No such file.*Name another place"):
+        with written_aside(tmp_path / "nowhere" / "table.csv") as partial:
+            partial.write_text("x")

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 
+import pytest
 import yaml
 from small_runs import config
 
 from facelib import ROOT
 from facelib.training import checkpoint
+from facelib.training.__main__ import main
 
 COMMAND = [sys.executable, "-m", "facelib.training"]
 
@@ -32,18 +34,14 @@ def test_a_sigterm_leaves_a_checkpoint_and_one_sentence(faces, tmp_path):
     assert file.name == f"step-{step:08d}.safetensors"
 
 
-def check(*files) -> subprocess.CompletedProcess:
-    return subprocess.run([*COMMAND, "--check", *files], cwd=ROOT, capture_output=True, text=True)
-
-
-def test_runs_are_checked_all_at_once_without_training(faces, tmp_path):
+def test_runs_are_checked_all_at_once_without_training(faces, tmp_path, monkeypatch, capsys):
+    files = {}
     for name, other in {"good": {}, "wrong": {"epochs": 0}, "misspelt": {"epoch": 3}, "empty": {"ratio": 0.1}}.items():
-        asked = {"data": str(faces), "output": str(tmp_path / "run"), **other}
-        (tmp_path / f"{name}.json").write_text(json.dumps(asked))
-    good = check(tmp_path / "good.json")
-    assert good.returncode == 0 and "good.json: 16 images of 4 identities" in good.stdout
+        files[name] = tmp_path / f"{name}.json"
+        files[name].write_text(json.dumps({"data": str(faces), "output": str(tmp_path / "run"), **other}))
     for name, message in {"wrong": "epochs must be above 0", "misspelt": "epoch", "empty": "ratio 0.1 leaves"}.items():
-        done = check(tmp_path / "good.json", tmp_path / f"{name}.json")
-        assert done.returncode == 1 and "Traceback" not in done.stderr
-        assert f"{name}.json" in done.stderr and message in done.stderr
+        monkeypatch.setattr(sys, "argv", ["facelib.training", "--check", str(files["good"]), str(files[name])])
+        with pytest.raises(SystemExit, match=f"{name}.json: .*{message}"):
+            main()
+        assert "good.json: 16 images of 4 identities" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
