@@ -13,16 +13,11 @@ from torch import Tensor
 PATIENCE = timedelta(minutes=10)  # with a process that is silent; one that died is noticed at once
 
 
-def launched() -> bool:
-    """Whether torchrun has started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
 def join(device: str) -> str:
     """Join the processes that torchrun has started, if it has. Returns this process's device: its own GPU, if there
     are enough.
     """
-    if not launched():
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
         return device
     if device == "cuda":
         device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"

@@ -61,16 +61,6 @@ def test_losses_and_weights_are_those_of_one_process(many, kind, count):
         compare(losses, tensors, expected[1])
 
 
-def with_statistics(faces) -> list[float]:
-    return steps(begin(faces, embedding_size=16, batch_size=14, learning_rate=1e-3, scale=16.0, margin=0.2), 4)
-
-
-def test_where_batch_norm_takes_each_processs_own_statistics_the_losses_are_near(many):
-    expected = with_statistics(many)
-    for losses in in_processes(2, with_statistics, many):
-        assert losses == pytest.approx(expected, rel=0.3)
-
-
 def begun(faces, folder, options: dict) -> None:
     run = exact(faces, options)
     steps(run, 3)
