@@ -4,6 +4,7 @@ python -m report.render FIGURES renders FIGURES/report.tex from FIGURES/facts.js
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def render(values: dict, template: str = "report.tex.j2") -> str:
         return environment.get_template(template).render(values)
     except jinja2.UndefinedError as error:
         raise ValueError(f"report/{template}: {error.message}. Run make report.") from error
+
+
+def clear(output: Path) -> None:
+    """Delete an earlier drawing's figures: one that is not drawn again must not pass for this drawing's."""
+    output.mkdir(parents=True, exist_ok=True)
+    for name in re.findall(r"\\drawn\{(\w+)\}", (FOLDER / "report.tex.j2").read_text()):
+        for suffix in (".pdf", ".png"):
+            (output / name).with_suffix(suffix).unlink(missing_ok=True)
 
 
 def write(results: dict, output: Path) -> None:
