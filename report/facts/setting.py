@@ -45,7 +45,9 @@ def provenance(results: dict) -> dict:
     verified = list(results["verify"].values())
     others = [results[name] for name in ("flops", "statistics") if results[name]]
     environments = [run["environment"] for run in [*results["train"].values(), *verified, *others]]
-    tests = [f"{run['parameters']['images']} {run['environment']['data']}, {run['parameters']['pairs']}" for run in verified]
+    tests = [
+        f"{run['parameters']['images']} {run['environment']['data']}, {run['parameters']['pairs']}" for run in verified
+    ]
     released = results["verify"].get("released-normal")
     return {
         "commits": sorted({environment["commit"] for environment in environments}),

@@ -129,7 +129,13 @@ def mended(backbone: str, table: list[dict]) -> dict | None:
     if min(first["number"], last["number"]) > 1:
         error = math.sqrt(sum(each["deviation"] ** 2 / each["number"] for each in (first, last)))
         verdict = "even" if abs(gain) <= 3 * error else "better" if gain > 0 else "worse"
-    return {"backbone": backbone, "first": first["mean"], "last": last["mean"], "seeds": last["number"], "verdict": verdict}
+    return {
+        "backbone": backbone,
+        "first": first["mean"],
+        "last": last["mean"],
+        "seeds": last["number"],
+        "verdict": verdict,
+    }
 
 
 def dark(results: dict) -> dict | None:

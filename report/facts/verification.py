@@ -148,7 +148,9 @@ def calibration_rows(results: dict) -> list[dict]:
     runs = compared_runs(results)
     if not results["statistics"]:
         return []
-    names = {run_name(results["plan"][role], runs[0]): results["plan"][role] for role in ("light", "heavy")} if runs else {}
+    names = (
+        {run_name(results["plan"][role], runs[0]): results["plan"][role] for role in ("light", "heavy")} if runs else {}
+    )
     found = results["statistics"]["metrics"]["calibration"]
     table = []
     for name, model in (names | {"released": "released"}).items():

@@ -13,7 +13,14 @@ FOLD = np.repeat(np.arange(10), 60)
 GENUINE = np.tile(np.arange(60) < 30, 10)
 IDENTITIES = np.stack([np.arange(600), np.where(GENUINE, np.arange(600), np.arange(600) + 600)], 1)
 ENVIRONMENT = {"commit": "c", "machine": "m", "packages": {"torch": "2"}, "python": "3", "data": "d", "model": "f"}
-RECIPE = {"data": "data/casia-webface", "backbone": "iresnet50", "ratio": 1.0, "epochs": 12, "batch_size": 64, "seed": 0}
+RECIPE = {
+    "data": "data/casia-webface",
+    "backbone": "iresnet50",
+    "ratio": 1.0,
+    "epochs": 12,
+    "batch_size": 64,
+    "seed": 0,
+}
 RECIPE |= {"learning_rate": 0.1, "clip": 5.0, "scale": 64.0, "margin": 0.5, "embedding_size": 512, "warmup": 0.1}
 RECIPE |= {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4, "schedule": "polynomial", "power": 2.0}
 RECIPE |= {"decay_over": "run", "sample_rate": 1, "ema": 0}
@@ -66,7 +73,13 @@ def make_results():
     """A function of how well each backbone separates pairs, in standard deviations, that returns results."""
 
     def make(light: float = 2.0, heavy: float = 2.0, low: float = 0.0, released: float | None = None) -> dict:
-        plan = {"profile": "p", "description": "d", "synthetic": False, "heavy": "iresnet50", "light": "efficientnet_b3"}
+        plan = {
+            "profile": "p",
+            "description": "d",
+            "synthetic": False,
+            "heavy": "iresnet50",
+            "light": "efficientnet_b3",
+        }
         plan |= {"ratios": [0.1, 1.0], "released": "weights/arcface_mobilefacenet_y1.onnx", "left_out": []}
         results = {kind: {} for kind in KINDS} | {"plan": plan, "unfinished": [], "integrity": None, "data": None}
         for backbone, separation in (("iresnet50", heavy), ("efficientnet_b3", light)):
