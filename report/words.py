@@ -1,4 +1,4 @@
-"""How numbers and lists are written in the report: the filters of report.tex.j2, and the few names that figures share."""
+"""How the report writes numbers and lists: the filters of report.tex.j2, and the names that figures share."""
 
 from collections.abc import Iterable
 

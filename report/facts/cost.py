@@ -8,7 +8,7 @@ MISLEAD = 1.5  # measured speed against that by FLOPs: a larger factor, either w
 
 
 def facts(results: dict) -> dict:
-    """Costs of both backbones and the light one's relative to the heavy one's (a speed ratio above 1: light is faster)."""
+    """Costs of both backbones, and the light one's as shares of the heavy one's (speeds too)."""
     if not results["flops"]:
         return {}
     costs = results["flops"]["metrics"]
