@@ -161,7 +161,7 @@ gpu-kit: $(ENVIRONMENT)  ## what a machine with a GPU and no network needs for b
 .PHONY: export
 export: $(ENVIRONMENT)  ## a run as ONNX and safetensors, with a model card: make export RUN=build/mine TARGET=models/mine [RESULTS=build/verified]
 	@test -n "$(RUN)" -a -n "$(TARGET)" || { echo 'Which run, and where to? make export RUN=build/mine TARGET=models/mine'; exit 1; }
-	$(BIN)/python -m report.export "$(RUN)" "$(TARGET)" $(RESULTS)
+	$(BIN)/python -m report.card "$(RUN)" "$(TARGET)" $(RESULTS)
 
 .PHONY: lab
 lab: $(ENVIRONMENT)  ## JupyterLab, kernel registered, notebooks ready to explore
