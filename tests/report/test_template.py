@@ -11,8 +11,8 @@ from facelib import ROOT
 from report import render, words
 
 ANSWERS = {
-    "better": "the answer is yes. The light backbone",
-    "worse": "not without a loss",
+    "better": "On these data it can. The light backbone",
+    "worse": "cannot replace the heavy one without a loss",
     "even": "as far as these pairs can tell",
     "unreliable": "These runs do not decide the question",
     "chance": "Neither backbone is better than chance",
