@@ -73,7 +73,7 @@ endif
 
 # LAUNCH="srun --gpus=1", or any command that runs the words after it, spreads the notebook runs over a cluster.
 EXECUTE := $(LAUNCH) $(BIN)/python -m notebooks.run
-FIGURES_CODE := $(wildcard facelib/report*.py facelib/*plots.py) report/results.py report/words.py report/figures/architecture.py
+FIGURES_CODE := report/results.py report/words.py report/render.py $(wildcard report/facts/*.py report/figures/*.py)
 
 .PHONY: report
 report: report/report.pdf  ## environment, data, notebooks, figures, report/report.pdf
@@ -84,21 +84,25 @@ preview: $(ENVIRONMENT)  ## the report from those runs that are finished; it nam
 	$(EXECUTE) figures $(BUILD)/notebooks/preview.ipynb results=$(BUILD) output=figures
 	$(typeset)
 	@# so that `make report` never takes them for its own
-	@touch -d 1970-01-02 $(BUILD)/statistics/metrics.json figures/numbers.tex report/report.pdf
+	@touch -d 1970-01-02 $(BUILD)/statistics/metrics.json figures/facts.json figures/report.tex report/report.pdf
 
-figures/numbers.tex: $(RESULTS) $(wildcard build/bench.json) $(BUILD)/plan.json notebooks/figures.ipynb $(FIGURES_CODE) build/profile.txt | $(ENVIRONMENT)
+figures/facts.json: $(RESULTS) $(wildcard build/bench.json) $(BUILD)/plan.json notebooks/figures.ipynb $(FIGURES_CODE) build/profile.txt | $(ENVIRONMENT)
 	$(EXECUTE) figures $(BUILD)/notebooks/figures.ipynb results=$(BUILD) output=figures
 
-report/report.pdf: report/report.tex report/references.bib figures/numbers.tex | $(ENVIRONMENT)
+# After an edit of the prose alone nothing is drawn anew.
+figures/report.tex: figures/facts.json report/report.tex.j2 report/words.py report/render.py | $(ENVIRONMENT)
+	$(BIN)/python -m report.render figures
+
+report/report.pdf: figures/report.tex report/references.bib | $(ENVIRONMENT)
 	$(typeset)
 
 # LaTeX works aside, so that report.pdf is always a whole one. Its log is shown only if it fails.
 define typeset
-rm -rf build/latex && mkdir -p build/latex
-cd report && if command -v latexmk > /dev/null; \
-	then latexmk -pdf -interaction=nonstopmode -halt-on-error -outdir=../build/latex report.tex > ../build/latex/output.txt 2>&1; \
-	else tectonic --outdir ../build/latex report.tex > ../build/latex/output.txt 2>&1; fi \
-	|| { tail -30 ../build/latex/output.txt; exit 1; }
+rm -rf build/latex && mkdir -p build/latex && cp figures/report.tex report/references.bib build/latex
+cd build/latex && if command -v latexmk > /dev/null; \
+	then latexmk -pdf -interaction=nonstopmode -halt-on-error report.tex > output.txt 2>&1; \
+	else tectonic report.tex > output.txt 2>&1; fi \
+	|| { tail -30 output.txt; exit 1; }
 cp build/latex/report.pdf report/report.pdf.partial && mv report/report.pdf.partial report/report.pdf
 @echo "report/report.pdf is the report of profile $(PROFILE)"
 endef
@@ -157,7 +161,7 @@ gpu-kit: $(ENVIRONMENT)  ## what a machine with a GPU and no network needs for b
 .PHONY: export
 export: $(ENVIRONMENT)  ## a run as ONNX and safetensors, with a model card: make export RUN=build/mine TARGET=models/mine [RESULTS=build/verified]
 	@test -n "$(RUN)" -a -n "$(TARGET)" || { echo 'Which run, and where to? make export RUN=build/mine TARGET=models/mine'; exit 1; }
-	$(BIN)/python -m report.export "$(RUN)" "$(TARGET)" $(RESULTS)
+	$(BIN)/python -m report.card "$(RUN)" "$(TARGET)" $(RESULTS)
 
 .PHONY: lab
 lab: $(ENVIRONMENT)  ## JupyterLab, kernel registered, notebooks ready to explore

@@ -1,6 +1,28 @@
-"""Numbers and lists in words, as LaTeX: what the report's tables and claims are made of."""
+"""How the report writes numbers and lists: the filters of report.tex.j2, and the names that figures share."""
 
-import numpy as np
+from collections.abc import Iterable
+
+# What the rungs of the evaluation ladder are called, in the table and in the figure.
+RUNGS = {
+    "up/published": "as published",
+    "up/order": "+ normalised last",
+    "up/light": "+ normal light",
+    "up/one crop": "+ centre crop",
+    "up/alignment": "+ aligned",
+    "up/View 2": "+ View 2",
+    "up/folds": "+ threshold of other folds",
+    "up/flip": "+ flip-test",
+    "down/corrected": "corrected",
+    "down/low light, normalised first": "low light, normalised first",
+    "down/low light": "low light",
+    "down/random crop": "random crop",
+    "down/centre crop": "centre crop",
+    "down/resized": "whole image resized",
+    "down/dev test": "View 1, threshold of same pairs",
+    "down/same pairs": "threshold of same pairs",
+    "down/no flip": "no flip-test",
+}
+NONE = "--"  # a table's cell without a number
 
 
 def tex(text: str) -> str:
@@ -10,41 +32,65 @@ def tex(text: str) -> str:
     return text
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.1f}\\,\\%"
+def number(value: float | None, digits: int = 0, scale: float = 1) -> str:
+    """A number with a comma between thousands; a dash for none."""
+    return NONE if value is None else f"{scale * value:,.{digits}f}"
 
 
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+def plain(value: float) -> str:
+    """A number with no more digits than it needs: 0.25, 16."""
+    return f"{value:g}"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f}\\,\\%"
+
+
+def points(share: float) -> str:
+    """Percentage points, without their sign."""
+    return f"{abs(100 * share):.1f}"
+
+
+def signed(share: float) -> str:
+    """Percentage points with their sign."""
+    return f"${100 * share:+.1f}$"
+
+
+def interval(ends: dict | None, digits: int = 3, scale: float = 1) -> str:
+    return f"[{scale * ends['low']:.{digits}f}, {scale * ends['high']:.{digits}f}]" if ends else NONE
+
+
+def spread(values: dict | None, digits: int = 3, scale: float = 1) -> str:
+    """Mean and, where there is one, standard deviation."""
+    if values is None:
+        return NONE
+    deviation = values["deviation"]
+    plus_minus = "" if deviation is None else f" $\\pm$ {scale * deviation:.{digits}f}"
+    return f"{scale * values['mean']:.{digits}f}{plus_minus}"
 
 
 def times(ratio: float) -> str:
-    return f"{ratio:.1f} times as fast" if ratio >= 1 else f"{1 / ratio:.1f} times as slow"
+    """A ratio with two digits below one: 3.0 times, 0.33 times."""
+    return f"{ratio:.1f} times" if ratio >= 1 else f"{ratio:.2f} times"
 
 
-def join(parts: list[str]) -> str:
-    return ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts)
+def count(amount: int, noun: str) -> str:
+    return f"{amount:,} {noun}" + ("" if amount == 1 else "s")
 
 
-def points(share: float, sign: str = "") -> str:
-    return f"{100 * share:{sign}.1f}"
-
-
-def p_words(p: float) -> str:
+def p_value(p: float) -> str:
     return f"$p = {p:.3f}$" if p >= 0.001 else "$p < 0.001$"
 
 
-def percent_fine(share: float) -> str:
-    return f"{100 * share:.2f}\\,\\%"
+def join(parts: Iterable[str]) -> str:
+    """One, two and three."""
+    parts = list(parts)
+    return ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts)
 
 
-def interval_words(found: dict | None, scale: float, digits: int) -> str:
-    return f"[{scale * found['low']:.{digits}f}, {scale * found['high']:.{digits}f}]" if found else "--"
+def named(keys: Iterable[str], names: dict[str, str]) -> list[str]:
+    """The names of keys, each once and in order; a key without a name stands for itself."""
+    return list(dict.fromkeys(names.get(key, tex(key)) for key in keys))
 
 
-def spread(values: list[float], scale: float, digits: int) -> str:
-    """Mean over seeds and, from two seeds on, their standard deviation (divisor seeds - 1)."""
-    if not values:
-        return "--"
-    words = f"{scale * np.mean(values):.{digits}f}"
-    return words + (f" $\\pm$ {scale * np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else "")
+FILTERS = (tex, number, plain, percent, points, signed, interval, spread, times, count, p_value, join, named)

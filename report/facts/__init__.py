@@ -1,1 +1,1 @@
-"""What the results say, a file for each part of the report: its numbers, its sentences and its tables."""
+"""What the report may say, as plain facts: numbers, lists of rows, and verdicts of one word. No English, no LaTeX."""

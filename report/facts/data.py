@@ -1,41 +1,47 @@
-"""What facelib.studies.data_summary found, in words."""
+"""What the data are: the summary of training and test, the test's protocol, and what the benchmark measured."""
 
-NAMES = {"train": "The training set", "test": "The test's folder"}
-
-
-def values(results: dict) -> dict[str, str]:
-    """The claim on the data: key -> LaTeX; none before the summary has run."""
-    if results["data"] is None:
-        return {}
-    metrics = results["data"]["metrics"]
-    sentences = [claim(NAMES[name], of) for name, of in metrics.items()]
-    return {"claim.data": " ".join([*sentences, claim_light(metrics)])}
+from report.results import folds, is_synthetic
 
 
-def claim(name: str, found: dict) -> str:
-    """How many images of whom, how large, and in how many of them there is a face."""
-    each, (width, height) = found["images_per_identity"], found["commonest_size"]
-    size = "all of" if found["sizes"] == 1 else f"of {found['sizes']:,} sizes, mostly"
-    of_each = f"{each['least']:,} to {each['most']:,} of each (median {each['median']:g})"
-    of_each = of_each if each["least"] < each["most"] else f"{each['most']:,} of each"
-    sentence = (
-        f"{name} has {found['images']:,} images of {found['identities']:,} identities, {of_each}, {size}"
-        f" {width} $\\times$ {height} pixels."
-    )
-    if found["unreadable"]:
-        sentence += f" {found['unreadable']:,} more can't be read."
-    if found["faces_found"] is None:
-        return sentence + " They are aligned crops already, and their landmarks are not known."
-    faceless = found["images"] - found["faces_found"]
-    return sentence + f" In {faceless:,} of them no face is found." * (faceless > 0)
+def facts(results: dict) -> dict:
+    found = {"bench": results["bench"]}
+    if results["data"] is not None:
+        found["data"] = data(results["data"]["metrics"])
+    if results["verify"]:
+        found["test"] = test(results)
+    return found
 
 
-def claim_light(metrics: dict) -> str:
-    """Whether training and test differ in light: by the medians, against the training's spread."""
-    train, test = (metrics[name]["brightness"] for name in ("train", "test"))
-    inside = train["0.05"] <= test["0.5"] <= train["0.95"]
-    verdict = "within" if inside else "outside"
-    return (
-        f"The test's median brightness, {test['0.5']:.0f} of 255, lies {verdict} the range of nine tenths of the"
-        f" training crops, {train['0.05']:.0f} to {train['0.95']:.0f}."
-    )
+def data(metrics: dict) -> dict:
+    """Images and identities of both sets, and whether the test is as bright as the training: its median brightness
+    within the middle nine tenths of the training crops.
+    """
+    sets = [{"name": name, "faceless": faceless(measured)} | measured for name, measured in metrics.items()]
+    train, test_brightness = metrics["train"]["brightness"], metrics["test"]["brightness"]["0.5"]
+    inside = train["0.05"] <= test_brightness <= train["0.95"]
+    light = {"test": test_brightness, "low": train["0.05"], "high": train["0.95"]}
+    return {"sets": sets, "light": light | {"verdict": "within" if inside else "outside"}}
+
+
+def faceless(measured: dict) -> int | None:
+    """How many images no face was found in; None where that isn't known."""
+    return None if measured["faces_found"] is None else measured["images"] - measured["faces_found"]
+
+
+def test(results: dict) -> dict:
+    """The test's pairs, and which models were given the flip-test."""
+    run = next(iter(results["verify"].values()))
+    genuine, images = int(run["genuine"].sum()), run["parameters"]["images"]
+    flips = {"released": set(), "trained": set()}
+    for name, verified in results["verify"].items():
+        flips["released" if name.startswith("released") else "trained"].add(verified["parameters"]["flip"])
+    return {
+        "faces": "synthetic" if is_synthetic(run) else "deepfunneled" if images == "lfw-deepfunneled" else "lfw",
+        "pairs": len(run["genuine"]),
+        "genuine": genuine,
+        "impostor": len(run["genuine"]) - genuine,
+        "images": run["metrics"]["images"],
+        "folds": folds(run),
+        "flipped": [who for who, used in flips.items() if used == {True}],
+        "not_flipped": [who for who, used in flips.items() if used and used != {True}],
+    }

@@ -169,7 +169,7 @@ def score_histogram(score: np.ndarray, genuine: np.ndarray, axis: Axes) -> None:
     sns.histplot(frame, x="cosine", hue="pairs", element="step", bins=50, palette=PAIRS, ax=axis)
 
 
-COSTS = {"parameters": "parameters (M)", "flops": "FLOPs (G)", "speed": "images/s", "latency": "one image (ms)"}
+COSTS = {"parameters": "parameters (M)", "flops": "FLOPs (G)", "inference": "images/s", "latency": "one image (ms)"}
 ACCURACIES = [0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998]
 
 

@@ -84,7 +84,7 @@ def newer(file):
 def test_the_pdf_is_there_and_says_what_its_data_are(report):
     checkout, words = report
     assert (checkout / "report" / "report.pdf").read_bytes().startswith(b"%PDF")
-    numbers = (checkout / "figures" / "numbers.tex").read_text()
+    numbers = (checkout / "figures" / "report.tex").read_text()
     assert "Put an .onnx file or an insightface .pth checkpoint there" in numbers
 
 
@@ -101,7 +101,7 @@ def test_a_launcher_is_put_before_every_notebook_run(report, tmp_path):
     launcher.chmod(0o755)
     asked = ["NOTEBOOK=figures", f"PARAMS=results=build/tiny output={tmp_path}/figures"]
     make(report[0], "run", *asked, f"LAUNCH={launcher} --gpus=1")
-    assert (tmp_path / "figures" / "numbers.tex").exists()
+    assert (tmp_path / "figures" / "report.tex").exists()
     assert noted.read_text().startswith("--gpus=1 .venv/bin/python -m notebooks.run figures build/run/figures-")
     lines = planned(report, "--always-make", "--old-file=latex", "LAUNCH=srun --gpus=1").splitlines()
     runs = [line for line in lines if "notebooks.run" in line]
@@ -236,13 +236,13 @@ def test_a_preview_typesets_what_is_finished_and_names_the_rest(report):
             aside.mkdir(exist_ok=True)
             (build / name).rename(aside / str(number))
         make(checkout, *preview)
-        numbers = (checkout / "figures" / "numbers.tex").read_text()
+        numbers = (checkout / "figures" / "report.tex").read_text()
         for number, name in enumerate(gone):
             (aside / str(number)).rename(build / name)
         assert re.search(r"Preview: \d+ runs? (is|are) not finished", numbers)
         assert (checkout / "report" / "report.pdf").read_bytes().startswith(b"%PDF")
     make(checkout, *words)
-    assert "Preview" not in (checkout / "figures" / "numbers.tex").read_text()
+    assert "Preview" not in (checkout / "figures" / "report.tex").read_text()
 
 
 def test_a_changed_profile_reruns_only_what_changed(report):
