@@ -1,7 +1,7 @@
 """Pack what a machine without a network needs to check, time and train a profile's grid (`make gpu-kit`).
 
-A kit is a folder of pieces of at most 60 MiB, which can be sent one by one: code (facelib, benchmarks, the device's
-tests, kit.json), lfw (facelib.data.pair_records), faces-1, faces-2, ... (the training faces' RecordIO, cut between two
+A kit is a folder of pieces of at most 60 MiB, which can be sent one by one: code (facelib, report, benchmarks,
+tests/test_device.py, kit.json), lfw (facelib.data.pair_records), faces-1, faces-2, ... (the training faces' RecordIO, cut between two
 records), model (the released one) and wheels, the packages that code/wheels.txt lists: such a machine may lack them.
 """
 
@@ -79,7 +79,7 @@ def write_lfw(lfw: Path, released: str | None, piece: Path) -> None:
 
 def write_kit(target: Path, plan: dict) -> None:
     with whole_folder(target, ("code", "lfw", "model", "wheels", *(f"faces-{k}" for k in range(1, 1000)))) as kit:
-        for package in ("facelib", "benchmarks"):
+        for package in ("facelib", "report", "benchmarks"):
             shutil.copytree(ROOT / package, kit / "code" / package, ignore=shutil.ignore_patterns("__pycache__"))
         (kit / "code" / "tests").mkdir()
         shutil.copy(ROOT / "tests" / "test_device.py", kit / "code" / "tests")

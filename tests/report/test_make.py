@@ -161,7 +161,7 @@ def test_saving_a_notebook_reruns_nothing_unless_its_code_changed(report):
 
 
 def test_changed_code_of_facelib_reruns_what_it_computes_and_changed_words_rerun_nothing(report):
-    losses = report[0] / "facelib" / "losses.py"
+    losses = report[0] / "facelib" / "losses" / "cross_entropy.py"
     code = report[0] / "build" / "tiny" / "code" / "train.txt"
     text, before = losses.read_text(), code.stat()
     losses.write_text(text + "\n# a remark\n")
@@ -178,7 +178,7 @@ def test_changed_code_of_facelib_reruns_what_it_computes_and_changed_words_rerun
 
 
 def test_another_statistic_embeds_no_image_again(report):
-    bootstrap = report[0] / "facelib" / "bootstrap.py"
+    bootstrap = report[0] / "facelib" / "verification" / "bootstrap.py"
     code = report[0] / "build" / "tiny" / "code" / "statistics.txt"
     text, before = bootstrap.read_text(), code.stat()
     bootstrap.write_text(text.replace("LEVEL = 0.95", "LEVEL = 0.9"))

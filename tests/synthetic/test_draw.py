@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from facelib.synthetic import draw as synthetic
+from facelib.synthetic import sets
 from facelib.synthetic.draw import draw_face
 from facelib.synthetic.sets import make_identity_folder, make_lfw
 
@@ -194,7 +195,7 @@ def test_a_killed_call_leaves_nothing_that_passes_for_finished(tmp_path, monkeyp
 
     folder = tmp_path / "deep" / "faces"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(synthetic, "draw_face", killed)
+        patch.setattr(sets, "draw_face", killed)
         make(folder)
     assert not folder.exists() and (tmp_path / "deep" / "faces.partial").exists()
     (tmp_path / "deep" / "faces.partial" / "stale.txt").write_text("left over")
