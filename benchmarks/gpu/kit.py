@@ -1,8 +1,9 @@
 """Pack what a machine without a network needs to check, time and train a profile's grid (`make gpu-kit`).
 
-A kit is a folder of pieces of at most 60 MiB, which can be sent one by one: code (facelib, report, benchmarks, the tests
-of a device, kit.json), lfw (facelib.data.pair_records), faces-1, faces-2, ... (the training faces' RecordIO, cut between
-two records), model (the released one) and wheels, the packages that code/wheels.txt lists: such a machine may lack them.
+A kit is a folder of pieces of at most 60 MiB, which can be sent one by one: code (facelib, report, benchmarks, a
+device's tests, kit.json), lfw (facelib.data.pair_records), faces-1, faces-2, ... (the training faces' RecordIO, cut
+between two records), model (the released one) and wheels, the packages that code/wheels.txt lists: such a machine may
+lack them.
 """
 
 import argparse
