@@ -1,11 +1,10 @@
 """The answer to the report's question, and what stands beside it: measured and published models at their cost."""
 
-from report.facts.cost import row
+from report.facts.cost import measured
 from report.facts.verification import compared_runs, ends, is_above_chance
 from report.results import run_name
 
 USABLE_AUC = 0.9  # below, an impostor pair outscores a genuine one more than once in ten: no verifier to rely on
-COSTS = ("parameters", "flops", "inference", "latency")
 # Accuracies on LFW that others published. Costs are theirs where they give them (by THOP), else ours of the same model.
 PUBLISHED = [
     {"label": "ResNet-50, CASIA", "cite": "arcface", "accuracy": 0.9953, "same_as": "iresnet50"},
@@ -58,8 +57,8 @@ def points(results: dict) -> list[dict]:
             if run and "accuracy" in run["metrics"]:
                 label = "released model" if role == "released" else plan[role]
                 point = {"role": role, "label": label, "accuracy": run["metrics"]["accuracy"], "interval": interval}
-                found.append(point | cost_of(costs[role]))
-    by_model = {cost["backbone"]: cost_of(cost) for cost in costs.values()}
+                found.append(point | measured(costs[role]))
+    by_model = {cost["backbone"]: measured(cost) for cost in costs.values()}
     for point in [] if plan["synthetic"] or not found else PUBLISHED:
         known = by_model.get(point.get("same_as"), point)
         cost = {key: known.get(key) for key in ("parameters", "flops")}
@@ -67,11 +66,6 @@ def points(results: dict) -> list[dict]:
             named = {key: point[key] for key in ("label", "accuracy", "cite")}
             found.append(named | cost | {"role": "published", "interval": None})
     return found
-
-
-def cost_of(cost: dict) -> dict:
-    measured = row(cost["backbone"], cost)
-    return {key: measured[key] for key in COSTS}
 
 
 def verified(results: dict, name: str) -> tuple[dict | None, dict | None]:

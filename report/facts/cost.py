@@ -37,18 +37,24 @@ def facts(results: dict) -> dict:
     }
 
 
+def measured(cost: dict) -> dict[str, float | None]:
+    """Millions of parameters, billions of FLOPs, images/s and ms of one image, of any model."""
+    return {
+        "parameters": cost["parameters"] / 1e6,
+        "flops": cost["flops"] / 1e9,
+        "inference": fastest(cost["inference_speed"]),
+        "latency": 1000 * min(cost["latency"].values()) if "latency" in cost else None,
+    }
+
+
 def row(backbone: str, cost: dict) -> dict:
-    """A row of Table I: millions of parameters and activations, billions of FLOPs, images/s, ms of one image."""
-    speeds = cost["training_speed"]
-    published = PUBLISHED.get(backbone)
-    counts = {"parameters": cost["parameters"] / 1e6, "flops": cost["flops"] / 1e9}
+    """A backbone's row of Table I: what is measured, millions of activations, and images/s of training."""
+    speeds, published, counts = cost["training_speed"], PUBLISHED.get(backbone), measured(cost)
     return counts | {
         "backbone": backbone,
         "published": published,
         "activations": cost["activations"] / 1e6,
         "training": fastest(speeds),
-        "inference": fastest(cost["inference_speed"]),
-        "latency": 1000 * min(cost["latency"].values()) if "latency" in cost else None,
         "layout": max(speeds, key=speeds.get),
         "layout_gain": fastest(speeds) / min(speeds.values()),
         "differences": differences(backbone, counts, published) if published else [],

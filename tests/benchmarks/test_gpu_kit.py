@@ -171,7 +171,10 @@ def test_the_runs_come_in_the_order_in_which_they_are_needed(tmp_path, opened):
 
 def test_a_recipe_that_can_not_be_is_told_before_anything_is_measured(tmp_path, toy):
     said = run(toy[0], tmp_path, "--light", "{learning_rate: -1}", code=1)
-    assert said.endswith("\nlearning_rate must be above 0, found -1\n") and not (tmp_path / "right.json").exists()
+    assert (
+        said.endswith("\nlearning_rate must be a finite number above 0, found -1\n")
+        and not (tmp_path / "right.json").exists()
+    )
     assert "unexpected keyword argument 'epoch'" in run(toy[0], tmp_path, "--heavy", "{epoch: 2}", code=1)
 
 
