@@ -71,6 +71,10 @@ class Result:
     environment: dict
     metrics: dict = field(default_factory=dict)
 
+    def write(self) -> None:
+        for name, content in zip(FILES, (self.metrics, self.parameters, self.environment)):
+            write_json(self.folder / name, content)
+
 
 @contextlib.contextmanager
 def save_result(
@@ -84,5 +88,4 @@ def save_result(
     result = Result(Path(output), parameters, environment(device))  # now: the repository may have moved on by the end
     with whole_folder(output, (*FILES, *more)) as result.folder:
         yield result
-        for name, content in zip(FILES, (result.metrics, result.parameters, result.environment)):
-            write_json(result.folder / name, content)
+        result.write()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jinja2
 
+from facelib.files import written_aside
 from report import words
 from report.facts import answer, cost, data, integrity, setting, studies, training, verification
 
@@ -60,17 +61,17 @@ def write(results: dict, output: Path) -> None:
     """facts.json and the text made of it, report.tex, into a folder."""
     output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(facts(results), indent=1, sort_keys=True, allow_nan=False)
-    replace(output / "facts.json", text + "\n")
-    replace(output / "report.tex", render(json.loads(text)))
+    with written_aside(output / "facts.json") as partial:
+        partial.write_text(text + "\n")
+    typeset(output)
 
 
-def replace(file: Path, content: str) -> None:
-    """The file holds the whole content, or what it held before."""
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(content)
-    partial.replace(file)
+def typeset(folder: Path) -> None:
+    """Render the folder's report.tex from its facts.json."""
+    text = render(json.loads((folder / "facts.json").read_text()))
+    with written_aside(folder / "report.tex") as partial:
+        partial.write_text(text)
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    replace(folder / "report.tex", render(json.loads((folder / "facts.json").read_text())))
+    typeset(Path(sys.argv[1]))

@@ -16,9 +16,9 @@ import torch
 
 from benchmarks.gpu.kit import Kit
 from facelib.data import InMemory, Loader, Share, fingerprint_of
-from facelib.files import write_json
 from facelib.models.backbones import create_model
 from facelib.models.embedder import TorchEmbedder
+from facelib.records import DIGITS, Result
 from facelib.training import progress
 from facelib.training.config import Config
 from facelib.training.machine import Preempted
@@ -91,23 +91,26 @@ def train_and_verify(kit: Kit, until: float, out: Path, name: str, config: Confi
             raise TimeoutError(f"time was up after step {run.done} of {run.steps}") from None
         finally:
             timer.cancel()
-        (trained := Path(kept) / "train" / name).mkdir(parents=True)
-        progress.table(run).to_csv(trained / "log.csv", index=False)
-        write_json(trained / "parameters.json", dataclasses.asdict(config))
-        write_json(trained / "environment.json", kit.environment | {"data": fingerprint_of(kit.records)})
-        write_json(trained / "metrics.json", progress.metrics(run))
+        made = kit.environment | {"data": fingerprint_of(kit.records)}
+        trained = Result(Path(kept) / "train" / name, dataclasses.asdict(config), made, progress.metrics(run))
+        trained.folder.mkdir(parents=True)
+        progress.table(run).to_csv(trained.folder / "log.csv", index=False)
+        trained.write()
         network = run.kept().eval()
         weights = {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
-        made = {"data": kit.about["lfw"], "model": hashlib.sha256(safetensors.torch.save(weights)).hexdigest()[:12]}
-        found = {"images/s": progress.metrics(run)["images_per_second"]}
+        made = {"data": kit.about["lfw"], "model": hashlib.sha256(safetensors.torch.save(weights)).hexdigest()[:DIGITS]}
+        found = {"images/s": trained.metrics["images_per_second"]}
+        embedder = TorchEmbedder(name, network, kit.device)
         for light in ("normal", "low"):
             given = kit.about["plan"]["runs"][f"verify/{name}-{light}"]["parameters"]
             protocol = Protocol(**{key: given[key] for key in given if key in Protocol.__dataclass_fields__})
             asked = {"model": given["model"], "lfw": given["lfw"], "images": kit.about["images"], "seed": 0}
-            (folder := Path(kept) / f"verify/{name}-{light}").mkdir(parents=True)
-            embedder, made = TorchEmbedder(name, network, kit.device), kit.environment | made
-            measures = judge(embedder, kit.lfw, protocol, folder, asked, made)
-            found |= {f"{key}, {light} light": measures[key] for key in ("accuracy", "auc") if key in measures}
+            verified = Result(Path(kept) / f"verify/{name}-{light}", asked, kit.environment | made)
+            verified.folder.mkdir(parents=True)
+            judge(embedder, kit.lfw, protocol, verified)
+            verified.write()
+            measured = {key: verified.metrics[key] for key in ("accuracy", "auc") if key in verified.metrics}
+            found |= {f"{key}, {light} light": value for key, value in measured.items()}
         keep(out / "runs.zip", Path(kept))
     return found | {"seconds": time.monotonic() - began}
 

@@ -31,6 +31,10 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.first)
 
+    def arrays(self) -> dict[str, np.ndarray | list[str]]:
+        """What scores.npz keeps of pairs beside their scores."""
+        return {"genuine": self.genuine, "fold": self.fold, "first": self.first, "second": self.second}
+
     def first_folds(self, folds: int) -> "Pairs":
         """The pairs of the first `folds` folds, all of them if it is 0. Raises ValueError for one, or more than all."""
         there = int(self.fold.max()) + 1

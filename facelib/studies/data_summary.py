@@ -23,9 +23,7 @@ from facelib.devices import choose_device
 from facelib.faces.align import align, similarity_transform
 from facelib.faces.detectors import TEMPLATE
 from facelib.faces.image import ImageError
-from facelib.files import whole_folder, write_json
 
-FILES = ("images.csv", "metrics.json", "parameters.json", "environment.json")
 MEASURES = ("brightness", "residual", "scale")
 QUANTILES = (0.05, 0.5, 0.95)
 BATCH = 256
@@ -41,22 +39,19 @@ def summarise(
     what is wrong.
     """
     device = choose_device(device)
-    environment = records.environment(device)
     sources = {"train": train, "test": test}
     stored = {name: data.open_images(source) for name, source in sources.items()}
-    with whole_folder(output, FILES) as folder:
+    asked = {name: str(source) for name, source in sources.items()}
+    with records.save_result(output, asked, device, ("images.csv",)) as result:
         tables = {}
         for name, source in sources.items():
             detected = not data.is_aligned(source)
             landmarks = find_landmarks(images_folder(source), cache, device, skip_unreadable=True) if detected else None
             tables[name] = describe(stored[name], landmarks)
-            environment[name] = data.fingerprint_of(source)
-        pd.concat(tables, names=["data set", "image"]).to_csv(folder / "images.csv", float_format="%.4f")
-        metrics = {name: counts(table) for name, table in tables.items()}
-        write_json(folder / "parameters.json", {name: str(source) for name, source in sources.items()})
-        write_json(folder / "environment.json", environment)
-        write_json(folder / "metrics.json", metrics)
-    return metrics
+            result.environment[name] = data.fingerprint_of(source)
+        pd.concat(tables, names=["data set", "image"]).to_csv(result.folder / "images.csv", float_format="%.4f")
+        result.metrics = {name: counts(table) for name, table in tables.items()}
+    return result.metrics
 
 
 def describe(faces: Dataset, landmarks: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -20,15 +20,13 @@ from facelib.data.pairs import PairImages
 from facelib.devices import choose_device
 from facelib.faces.detectors import DETECTORS, create_detector
 from facelib.faces.image import read_image
-from facelib.files import whole_folder, write_json
 from facelib.models.pretrained import load_embedder
 from facelib.verification.measures import measures
 from facelib.verification.protocol import Protocol
 from facelib.verification.scores import embed_images, pair_scores
 from facelib.verification.testset import open_test
-from facelib.verification.verify import model_fingerprint
+from facelib.verification.verify import SCORES, model_fingerprint
 
-FILES = ("scores.npz", "metrics.json", "parameters.json", "environment.json")
 TIMED = 5  # batches, of which the median counts
 
 
@@ -49,13 +47,12 @@ def study(
     verification.measures. Raises ValueError or FileNotFoundError, naming what is wrong, before anything is detected.
     """
     device = choose_device(device)
-    environment = records.environment(device)
     embedder = load_embedder(model, device)
     test = open_test(lfw, Protocol(pairs=pairs, folds=folds, crop="centre"))  # each detector's crops are made below
     images, listed = test.images, test.pairs
-    with whole_folder(output, FILES) as folder:
-        arrays = {"genuine": listed.genuine, "fold": listed.fold, "first": listed.first, "second": listed.second}
-        metrics = {}
+    asked = {"model": str(model), "lfw": str(lfw), "images": images.name, "pairs": pairs, "folds": folds, "flip": flip}
+    with records.save_result(output, asked, device, SCORES) as result:
+        arrays = listed.arrays()
         for name in DETECTORS:
             landmarks = find_landmarks(images, cache, device, name)
             dataset = PairImages(images, listed, landmarks)
@@ -64,14 +61,10 @@ def study(
             found = int((landmarks.score[dataset.images] > 0).sum())
             speed = images_per_second(name, [images / image for image in dataset.images], device)
             counts = {"images": len(dataset), "found": found, "images_per_second": speed}
-            metrics[name] = counts | measures(score, listed.genuine, listed.fold)
-        np.savez_compressed(folder / "scores.npz", **arrays)
-        asked = {"model": str(model), "lfw": str(lfw), "images": images.name}
-        write_json(folder / "parameters.json", asked | {"pairs": pairs, "folds": folds, "flip": flip})
-        environment |= {"data": fingerprint(images, dataset.images), "model": model_fingerprint(embedder)}
-        write_json(folder / "environment.json", environment)
-        write_json(folder / "metrics.json", metrics)
-    return metrics
+            result.metrics[name] = counts | measures(score, listed.genuine, listed.fold)
+        np.savez_compressed(result.folder / "scores.npz", **arrays)
+        result.environment |= {"data": fingerprint(images, dataset.images), "model": model_fingerprint(embedder)}
+    return result.metrics
 
 
 def images_per_second(name: str, files: list[Path], device: str = "cpu") -> float:

@@ -32,7 +32,6 @@ from facelib import data, records
 from facelib.data.landmarks import fingerprint
 from facelib.data.pairs import Pairs, identity_of, read_pairs, without
 from facelib.devices import choose_device
-from facelib.files import whole_folder, write_json
 from facelib.models.pretrained import load_embedder
 from facelib.studies.duplicates import count_duplicates, find_duplicates, read_prints
 from facelib.verification.measures import best_threshold, measures
@@ -40,14 +39,7 @@ from facelib.verification.scores import embed_images, pair_scores
 from facelib.verification.testset import open_test
 from facelib.verification.verify import model_fingerprint
 
-FILES = (
-    "metrics.json",
-    "suspects.csv",
-    "duplicates.csv",
-    "similarity.npz",
-    "parameters.json",
-    "environment.json",
-)
+TABLES = ("suspects.csv", "duplicates.csv", "similarity.npz")
 VIEW_1 = ("pairsDevTrain.txt", "pairsDevTest.txt")
 NAMED = 20  # at most, of the identities that are where they should not be
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -64,13 +56,15 @@ def check(model: str, train: str, lfw: str, output: str, cache: str = "build/lan
     image is embedded.
     """
     device = choose_device(device)
-    environment = records.environment(device)
     embedder = load_embedder(model, device)
     test = open_test(lfw, cache=cache, device=device)
     images, view2 = test.images, test.pairs
     view1 = [read_pairs(Path(lfw) / file) for file in VIEW_1 if (Path(lfw) / file).exists()]
     stored = data.open_images(train)  # before minutes of detection: a data set at all
-    with whole_folder(output, FILES) as folder:
+    asked = {"model": str(model), "train": str(train), "lfw": str(lfw), "images": images.name}
+    with records.save_result(output, asked, device, TABLES) as result:
+        result.environment |= {"train": data.fingerprint_of(train), "data": fingerprint(images)}
+        result.environment |= {"model": model_fingerprint(embedder)}
         faces = data.open_crops(train, cache, device)
         tested = test.crops
         whole = data.open_crops(images, cache, device) if data.is_aligned(train) else data.open_images(images)
@@ -88,17 +82,13 @@ def check(model: str, train: str, lfw: str, output: str, cache: str = "build/lan
         likeness = pd.DataFrame({"train": [*faces.identities], "lfw": lfw_names[nearest], "cosine": cosine})
         likeness = likeness.sort_values("cosine", ascending=False, kind="stable")
         suspects = likeness[likeness.cosine >= threshold]
-        suspects.to_csv(folder / "suspects.csv", index=False, float_format="%.6f")
+        suspects.to_csv(result.folder / "suspects.csv", index=False, float_format="%.6f")
         arrays = {"train": np.array([*faces.identities]), "lfw": lfw_names[nearest], "cosine": cosine, "chance": chance}
-        np.savez_compressed(folder / "similarity.npz", **arrays)
+        np.savez_compressed(result.folder / "similarity.npz", **arrays)
 
         doubles = find_duplicates(prints)
-        doubles.to_csv(folder / "duplicates.csv", index=False)
-        asked = {"model": str(model), "train": str(train), "lfw": str(lfw), "images": images.name}
-        write_json(folder / "parameters.json", asked)
-        environment |= {"train": data.fingerprint_of(train), "data": fingerprint(images)}
-        write_json(folder / "environment.json", environment | {"model": model_fingerprint(embedder)})
-        metrics = {
+        doubles.to_csv(result.folder / "duplicates.csv", index=False)
+        result.metrics = {
             "train": {"images": len(faces), "identities": len(faces.identities)},
             "lfw": {"images": len(tested), "identities": len(lfw_names), "folder_images": len(prints["lfw"])},
             "folds": {"folds": len(np.unique(view2.fold))} | counted(in_several_folds(view2)),
@@ -119,8 +109,7 @@ def check(model: str, train: str, lfw: str, output: str, cache: str = "build/lan
             },
             "duplicates": count_duplicates(doubles, prints),
         }
-        write_json(folder / "metrics.json", metrics)
-    return metrics
+    return result.metrics
 
 
 def in_several_folds(pairs: Pairs) -> list[str]:

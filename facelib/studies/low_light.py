@@ -24,16 +24,14 @@ from facelib.data.pairs import PairImages
 from facelib.devices import choose_device
 from facelib.faces.align import SIZE
 from facelib.faces.light import REPAIRS, darken, published
-from facelib.files import whole_folder, write_json
 from facelib.models.embedder import Embedder
 from facelib.models.pretrained import load_embedder
 from facelib.verification.measures import measures
 from facelib.verification.protocol import Protocol
 from facelib.verification.scores import pair_scores
 from facelib.verification.testset import open_test
-from facelib.verification.verify import model_fingerprint
+from facelib.verification.verify import SCORES, model_fingerprint
 
-FILES = ("scores.npz", "metrics.json", "parameters.json", "environment.json")
 BATCH = 64
 
 
@@ -61,13 +59,15 @@ def study(
         if value < 0:
             raise ValueError(f"{name} must be 0 or more, found {value}")
     device = choose_device(device)
-    environment = records.environment(device)
     embedder = load_embedder(model, device)
     test = open_test(lfw, Protocol(pairs=pairs, folds=folds), seed, cache, device)
     dataset, listed = test.crops, test.pairs
     tried = {name: repair for name, repair in REPAIRS.items() if repairs or repair is None}
     stops = list(range(most_stops + 1))
-    with whole_folder(output, FILES) as folder:
+    asked = {"model": str(model), "lfw": str(lfw), "images": test.images.name, "pairs": pairs, "folds": folds}
+    asked |= {"flip": flip, "most_stops": most_stops, "repairs": repairs, "seed": seed}
+    with records.save_result(output, asked, device, SCORES) as result:
+        result.environment |= {"data": test.fingerprint, "model": model_fingerprint(embedder)}
         scores, found = {}, {}
         lit = conditions(aligned_crops(dataset), stops, tried, seed)
         bar = {"desc": f"light for {embedder.name}", "total": 2 + len(stops) * len(tried), "mininterval": 5}
@@ -75,17 +75,10 @@ def study(
             scores[name] = pair_scores(embed(embedder, crops, flip, repair), dataset.first, dataset.second)
             found[name] = measures(scores[name], listed.genuine, listed.fold)
         arrays = {f"score/{name}": values for name, values in scores.items()}
-        arrays |= {"genuine": listed.genuine, "fold": listed.fold, "first": listed.first, "second": listed.second}
-        np.savez_compressed(folder / "scores.npz", **arrays)
-        asked = {"model": str(model), "lfw": str(lfw), "images": test.images.name, "pairs": pairs, "folds": folds}
-        asked |= {"flip": flip, "most_stops": most_stops, "repairs": repairs, "seed": seed}
-        write_json(folder / "parameters.json", asked)
-        environment |= {"data": test.fingerprint, "model": model_fingerprint(embedder)}
-        write_json(folder / "environment.json", environment)
-        metrics = {"stops": stops, "repairs": [*tried], "images": len(dataset), "pairs": len(listed)}
-        metrics |= {"conditions": found}
-        write_json(folder / "metrics.json", metrics)
-    return metrics
+        np.savez_compressed(result.folder / "scores.npz", **arrays | listed.arrays())
+        counts = {"images": len(dataset), "pairs": len(listed)}
+        result.metrics = {"stops": stops, "repairs": [*tried], **counts, "conditions": found}
+    return result.metrics
 
 
 def aligned_crops(dataset: PairImages) -> Tensor:

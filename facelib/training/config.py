@@ -55,9 +55,7 @@ class Config:
     clip: Amount = 5.0  # largest norm of the backbone's gradient; 0: unclipped
     schedule: Literal["polynomial", "cosine"] = "polynomial"
     power: Positive = 2.0  # of the polynomial
-    decay_over: Literal["run", "full"] = (
-        "run"  # its length: the steps of this run, or of ratio 1 as the published run had it: full
-    )
+    decay_over: Literal["run", "full"] = "run"  # its steps: those of this run, or of ratio 1 as the published run had
     warmup: Fraction = 0.0  # share of the steps over which the learning rate rises from 0
     ema: Fraction = 0.0  # decay of a moving average of the weights, which is kept in their place; 0: none
     precision: Literal["auto", "bf16", "fp16", "float32"] = "auto"  # auto: bf16 where the hardware is faster in it

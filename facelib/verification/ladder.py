@@ -16,15 +16,13 @@ import numpy as np
 
 from facelib import records
 from facelib.devices import choose_device
-from facelib.files import whole_folder, write_json
 from facelib.models.pretrained import load_embedder
 from facelib.verification.measures import protocol_measures
 from facelib.verification.protocol import Protocol
 from facelib.verification.scores import score_pairs
 from facelib.verification.testset import open_test
-from facelib.verification.verify import model_fingerprint
+from facelib.verification.verify import SCORES, model_fingerprint
 
-FILES = ("scores.npz", "metrics.json", "parameters.json", "environment.json")
 PUBLISHED = Protocol(
     crop="random", light="low", normalise="first", pairs="pairsDevTest.txt", flip=False, threshold="same pairs"
 )
@@ -85,7 +83,6 @@ def climb(
     Raises ValueError or FileNotFoundError, naming what is wrong, before the first image is embedded.
     """
     device = choose_device(device)
-    environment = records.environment(device)
     embedder = load_embedder(model, device)
     test = open_test(lfw, cache=cache, device=device)
     # Of what holds aligned crops alone there are the rungs of aligned crops alone.
@@ -93,31 +90,19 @@ def climb(
     for protocol in protocols.values():
         protocol.check()
     tests = {name: open_test(lfw, protocol, seed, cache, device) for name, protocol in protocols.items()}
-    with whole_folder(output, FILES) as folder:
+    asked = {"model": str(model), "lfw": str(lfw), "images": test.images.name}
+    asked |= {"flip": flip, "folds": folds, "seed": seed}
+    asked |= {"rungs": {name: dataclasses.asdict(protocol) for name, protocol in protocols.items()}}
+    with records.save_result(output, asked, device, SCORES) as result:
+        result.environment |= {"data": test.fingerprint, "model": model_fingerprint(embedder)}
         scored: dict[Protocol, np.ndarray] = {}  # rungs that differ in the threshold alone share their scores
-        metrics, arrays = {}, {}
+        arrays = {}
         for name, protocol in protocols.items():
-            embedded = replace(protocol, threshold=Protocol.threshold)
-            listed = tests[name].pairs
+            embedded, pairs = replace(protocol, threshold=Protocol.threshold), tests[name].pairs
             if embedded not in scored:
                 scored[embedded] = score_pairs(embedder, tests[name].crops, protocol)
-            scores = scored[embedded]
-            metrics[name] = protocol_measures(scores, listed, protocol)
-            of = {"score": scores, "genuine": listed.genuine, "fold": listed.fold}
-            of |= {"first": listed.first, "second": listed.second}
-            arrays |= {f"{kind}/{name}": values for kind, values in of.items()}
-        np.savez_compressed(folder / "scores.npz", **arrays)
-        asked = {
-            "model": str(model),
-            "lfw": str(lfw),
-            "images": test.images.name,
-            "flip": flip,
-            "folds": folds,
-            "seed": seed,
-        }
-        asked |= {"rungs": {name: dataclasses.asdict(protocol) for name, protocol in protocols.items()}}
-        write_json(folder / "parameters.json", asked)
-        environment |= {"data": test.fingerprint, "model": model_fingerprint(embedder)}
-        write_json(folder / "environment.json", environment)
-        write_json(folder / "metrics.json", metrics)
-    return metrics
+            result.metrics[name] = protocol_measures(scored[embedded], pairs, protocol)
+            kept = {"score": scored[embedded]} | pairs.arrays()
+            arrays |= {f"{kind}/{name}": values for kind, values in kept.items()}
+        np.savez_compressed(result.folder / "scores.npz", **arrays)
+    return result.metrics

@@ -20,7 +20,6 @@ import numpy as np
 
 from facelib import records
 from facelib.data.pairs import without
-from facelib.files import whole_folder, write_json
 from facelib.verification.bootstrap import RESAMPLES, Interval, intervals
 from facelib.verification.calibration import calibrate
 from facelib.verification.comparison import compare
@@ -28,7 +27,6 @@ from facelib.verification.measures import FAR, lowest_far, measures, right_decis
 from facelib.verification.protocol import LIGHTS
 from facelib.verification.weighted import WeightedPairs
 
-FILES = ("metrics.json", "parameters.json", "bands.npz", "environment.json")
 STUDIES = ("evaluation_ladder", "low_light", "detectors")
 GRID = np.linspace(0.005, 1, 200)  # FAR of the ROC, recall of the precision-recall curve
 
@@ -189,9 +187,8 @@ def summarise(results: str, output: str, resamples: int = RESAMPLES, seed: int =
             names = [f"{plan[role]}-{key}" for role in ("light", "heavy")]
             if all(name in scores and len(np.unique(scores[name]["fold"])) > 1 for name in names):
                 metrics["compare"][key] = comparison(*(scores[name] for name in names), resamples, seed)
-    with whole_folder(output, FILES) as folder:
-        np.savez_compressed(folder / "bands.npz", **bands)
-        write_json(folder / "parameters.json", {"results": results, "resamples": resamples, "seed": seed})
-        write_json(folder / "environment.json", records.environment())
-        write_json(folder / "metrics.json", metrics)
+    asked = {"results": results, "resamples": resamples, "seed": seed}
+    with records.save_result(output, asked, more=("bands.npz",)) as result:
+        result.metrics = metrics
+        np.savez_compressed(result.folder / "bands.npz", **bands)
     return metrics

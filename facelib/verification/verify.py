@@ -10,7 +10,6 @@ python -m facelib.verification.verify.verify LFW [MODEL]    # whether these can 
 
 import dataclasses
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from facelib import records
 from facelib.data.landmarks import fingerprint
 from facelib.devices import choose_device
 from facelib.faces.align import SIZE
-from facelib.files import whole_folder, write_json
 from facelib.models.embedder import Embedder
 from facelib.models.pretrained import load_embedder
 from facelib.verification import colour_order
@@ -28,7 +26,7 @@ from facelib.verification.protocol import Protocol
 from facelib.verification.scores import score_pairs
 from facelib.verification.testset import TestSet, open_test
 
-FILES = ("scores.npz", "metrics.json", "parameters.json", "environment.json")
+SCORES = ("scores.npz",)  # what it leaves beside the records of every result
 
 
 def verify(
@@ -47,35 +45,26 @@ def verify(
     """
     protocol.check()
     device = choose_device(device)
-    environment = records.environment(device)  # now: the repository may have moved on by the end
     embedder = load_embedder(model, device)
     test = open_test(lfw, protocol, seed, cache, device)
     if protocol.far != FAR:  # the default was not asked for: where it can't be resolved, measures() leave it out
         check_far(protocol.far, test.pairs.genuine)
-    with whole_folder(output, FILES) as folder:
-        asked = {"model": str(model), "lfw": str(lfw), "images": test.images.name, "seed": seed}
-        environment |= {"data": test.fingerprint, "model": model_fingerprint(embedder)}
-        found = judge(embedder, test, protocol, folder, asked, environment)
-    return found
+    asked = {"model": str(model), "lfw": str(lfw), "images": test.images.name, "seed": seed}
+    with records.save_result(output, asked, device, SCORES) as result:
+        result.environment |= {"data": test.fingerprint, "model": model_fingerprint(embedder)}
+        judge(embedder, test, protocol, result)
+    return result.metrics
 
 
-def judge(
-    embedder: Embedder, test: TestSet, protocol: Protocol, folder: Path, asked: dict, environment: dict
-) -> dict:  # fmt: skip
-    """Score a test set's pairs, write the folder's files and return the measures. `asked` is what was asked for besides
-    the protocol.
-    """
+def judge(embedder: Embedder, test: TestSet, protocol: Protocol, result: records.Result) -> None:
+    """Score a test set's pairs. The scores go into the result's folder, protocol and measures into its records."""
     scores, pairs = score_pairs(embedder, test.crops, protocol), test.pairs
-    found = protocol_measures(scores, pairs, protocol) | {"images": len(test.crops)}
+    result.parameters |= dataclasses.asdict(protocol)
+    result.metrics |= protocol_measures(scores, pairs, protocol) | {"images": len(test.crops)}
     if embedder.declaration is not None and test.has_names:
-        found["colour_order"] = colour_order.check(embedder, test.crops, pairs.genuine)
-        colour_order.warn(embedder, found["colour_order"])
-    pairs_of = {"genuine": pairs.genuine, "fold": pairs.fold, "first": pairs.first, "second": pairs.second}
-    np.savez_compressed(folder / "scores.npz", score=scores, **pairs_of)
-    write_json(folder / "parameters.json", asked | dataclasses.asdict(protocol))
-    write_json(folder / "environment.json", environment)
-    write_json(folder / "metrics.json", found)
-    return found
+        result.metrics["colour_order"] = colour_order.check(embedder, test.crops, pairs.genuine)
+        colour_order.warn(embedder, result.metrics["colour_order"])
+    np.savez_compressed(result.folder / "scores.npz", score=scores, **pairs.arrays())
 
 
 def model_fingerprint(embedder: Embedder) -> str:

@@ -116,30 +116,30 @@ def test_touching_the_figures_notebook_redraws_and_retypesets_only(report):
     notebook = report[0] / "notebooks" / "figures.ipynb"
     before = notebook.stat()
     newer(notebook)
-    todo = planned(report)
+    due = planned(report)
     os.utime(notebook, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert set(runs_in(todo)) == {"figures"} and "latexmk" in todo
+    assert set(runs_in(due)) == {"figures"} and "latexmk" in due
 
 
 def test_changing_one_runs_parameter_reruns_that_run_and_what_needs_it(report):
     parameters = report[0] / "build" / "tiny" / "parameters" / "train" / "iresnet18_025-r1.json"
     before = parameters.stat()
     newer(parameters)
-    todo = runs_in(planned(report))
+    due = runs_in(planned(report))
     os.utime(parameters, ns=(before.st_atime_ns, before.st_mtime_ns))
     verified = {f"verify/iresnet18_025-r1-{light}" for light in ("normal", "low")}
-    assert set(todo) == {"train/iresnet18_025-r1", *verified, "integrity", "statistics", "figures"}
+    assert set(due) == {"train/iresnet18_025-r1", *verified, "integrity", "statistics", "figures"}
 
 
 def test_a_changed_list_of_runs_redraws_the_report(report):
     profiles, plan = (report[0] / name for name in ("notebooks/profiles.toml", "build/tiny/plan.json"))
     text, before = profiles.read_text(), plan.stat()
     profiles.write_text(text.replace("a test of make", "another description"))
-    todo = planned(report)
+    due = planned(report)
     profiles.write_text(text)
     planned(report)
     os.utime(plan, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert set(runs_in(todo)) == {"figures"}
+    assert set(runs_in(due)) == {"figures"}
 
 
 def test_saving_a_notebook_reruns_nothing_unless_its_code_changed(report):
@@ -182,11 +182,11 @@ def test_another_statistic_embeds_no_image_again(report):
     code = report[0] / "build" / "tiny" / "code" / "statistics.txt"
     text, before = bootstrap.read_text(), code.stat()
     bootstrap.write_text(text.replace("LEVEL = 0.95", "LEVEL = 0.9"))
-    todo = runs_in(planned(report))
+    due = runs_in(planned(report))
     bootstrap.write_text(text)
     planned(report)
     os.utime(code, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert todo == ["statistics", "figures"]
+    assert due == ["statistics", "figures"]
 
 
 def test_a_parameter_of_one_run_in_the_profile_reruns_that_run_and_what_needs_it(report):
@@ -197,13 +197,13 @@ def test_a_parameter_of_one_run_in_the_profile_reruns_that_run_and_what_needs_it
         {file: file.stat() for file in (parameters, report[0] / "build/tiny/plan.json")},
     )
     profiles.write_text(text + '\n[tiny.runs."iresnet18_025-r1"]\nseed = 3\n')
-    todo = runs_in(planned(report))
+    due = runs_in(planned(report))
     profiles.write_text(text)
     planned(report)
     for file, stat in before.items():
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     verified = {f"verify/iresnet18_025-r1-{light}" for light in ("normal", "low")}
-    assert set(todo) == {"train/iresnet18_025-r1", *verified, "integrity", "statistics", "figures"}
+    assert set(due) == {"train/iresnet18_025-r1", *verified, "integrity", "statistics", "figures"}
 
 
 def test_the_pdf_is_a_goal_of_its_own(report):
@@ -219,11 +219,11 @@ def test_an_image_more_among_the_training_faces_trains_again(report):
     image = Path(faces) / list_images(faces)[0]
     more = image.with_name("more.jpg")
     shutil.copy(image, more)
-    todo = runs_in(planned(report))
+    due = runs_in(planned(report))
     more.unlink()
     planned(report)
     os.utime(listing, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert {"train/iresnet18_025-r1", "train/mobilenetv3_small_050-r1"} <= set(todo) and "flops" not in todo
+    assert {"train/iresnet18_025-r1", "train/mobilenetv3_small_050-r1"} <= set(due) and "flops" not in due
 
 
 def test_a_preview_typesets_what_is_finished_and_names_the_rest(report):
@@ -249,11 +249,11 @@ def test_a_changed_profile_reruns_only_what_changed(report):
     profiles = report[0] / "notebooks" / "profiles.toml"
     text = profiles.read_text()
     profiles.write_text(text.replace("mobilenetv3_small_050", "mobilenetv3_small_075"))
-    todo = runs_in(planned(report))
+    due = runs_in(planned(report))
     profiles.write_text(text)
     planned(report)
-    assert "train/mobilenetv3_small_075-r1" in todo and "flops" in todo
-    assert not any("iresnet18_025" in name for name in todo)
+    assert "train/mobilenetv3_small_075-r1" in due and "flops" in due
+    assert not any("iresnet18_025" in name for name in due)
 
 
 def test_a_killed_run_leaves_nothing_that_passes_for_finished_and_what_was_there_stays(report):
