@@ -4,7 +4,7 @@
 >>> backbone = facelib.create_model("iresnet18_025").eval()
 >>> backbone(torch.zeros(2, 3, 112, 112)).shape  # crops in [-1, 1] -> embeddings
 torch.Size([2, 512])
->>> head = facelib.ArcFace(512, identities=10, scale=64.0, margin=0.5)
+>>> head = facelib.ArcFace(512, num_classes=10, scale=64.0, margin=0.5)
 >>> head(torch.randn(4, 512), torch.tensor([0, 1, 2, 3])).shape  # embeddings, labels -> the loss
 torch.Size([])
 

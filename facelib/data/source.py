@@ -41,6 +41,10 @@ def open_images(source: str | Path, landmarks=None) -> IdentityFolder | RecordIO
     train.rec, of a pack or of a verification set. `landmarks` (facelib.data.landmarks) align a folder's.
 
     Raises ValueError or OSError, naming what is wrong.
+
+    >>> image, label = facelib.open_images("data/faces")[0]
+    >>> image.shape, image.dtype, label
+    (torch.Size([3, 250, 250]), torch.uint8, 0)
     """
     source = Path(source)
     if source.suffix == VERIFICATION_SET:
@@ -70,6 +74,9 @@ def open_faces(
     folder's images.
 
     Raises ValueError or OSError, naming what is wrong.
+
+    >>> len(facelib.open_faces("data/faces", ratio=0.5)), len(facelib.open_faces("data/faces"))  # 4 identities of 5
+    (8, 20)
     """
     source = Path(source)
     if not is_aligned(source):
@@ -101,6 +108,10 @@ def pack(
 ) -> dict:
     """facelib.data.write_pack.pack of a data set, or of the one at a path: a folder, whose faces are aligned by their
     landmarks, detected into `cache` if they aren't there yet; or a folder with train.rec.
+
+    >>> about = facelib.pack("data/faces", "faces.pack")
+    >>> facelib.open_images("faces.pack")[19][0].shape
+    torch.Size([3, 112, 112])
     """
     if isinstance(source, (str, Path)):
         source = open_crops(source, cache, device, skip_unreadable=True)

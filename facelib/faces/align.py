@@ -29,7 +29,12 @@ def similarity_transform(landmarks: np.ndarray, template: np.ndarray = TEMPLATE)
 
 
 def align(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 and (5, 2) landmarks -> (112, 112, 3) uint8, the face on ArcFace's template, black outside."""
+    """(H, W, 3) uint8 and (5, 2) landmarks -> (112, 112, 3) uint8, the face on ArcFace's template, black outside.
+
+    >>> landmarks = np.array([[98, 113], [152, 113], [125, 144], [103, 177], [148, 177]])
+    >>> facelib.align(np.zeros((250, 250, 3), np.uint8), landmarks).shape
+    (112, 112, 3)
+    """
     matrix = similarity_transform(landmarks)
     return cv2.warpAffine(image, matrix, (CROP_SIZE, CROP_SIZE), flags=cv2.INTER_LINEAR, borderValue=0)
 

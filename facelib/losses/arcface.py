@@ -1,4 +1,4 @@
-"""facelib.losses.arcface."""
+"""ArcFace: softmax cross entropy of angles, with a margin added to that of the true identity."""
 
 import math
 
@@ -19,6 +19,10 @@ class ArcFace(Head):
     radians. Where t + m > pi, cos(t) - m sin(m) takes the place of cos(t + m), which would rise again
     (facelib.losses.cross_entropy.add_angular_margin). Angles and logits are computed in float32 at least, under
     autocast too: a bf16 cosine resolves only 0.004.
+
+    >>> head = facelib.ArcFace(512, num_classes=10, scale=64.0, margin=0.5)
+    >>> head(torch.randn(4, 512), torch.tensor([0, 1, 2, 3])).shape
+    torch.Size([])
     """
 
     def __init__(

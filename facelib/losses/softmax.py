@@ -11,6 +11,12 @@ class Softmax(Head):
     """Softmax cross entropy over identities, equation (1) of the report and of Deng et al. 2019 (bias fixed at 0).
 
     L = -1/N sum_i log( exp(W_yi . x_i) / sum_j exp(W_j . x_i) )
+
+    An embedding of zeros is as near to each of n identities, so that the loss is log n:
+
+    >>> loss = facelib.Softmax(512, num_classes=10)(torch.zeros(4, 512), torch.arange(4))
+    >>> round(loss.exp().item(), 3)
+    10.0
     """
 
     def forward(self, embeddings: Tensor, labels: Tensor, total: int | None = None) -> Tensor:

@@ -22,6 +22,9 @@ def create_model(name: str, embedding_size: int = 512, image_size: int = SIZE) -
     width) or any timm model's name, whose classifier is then a linear layer to the embedding, or with +bn, +flat or
     +gdc behind it that of facelib.models.heads. Raises ValueError for an unknown name, with near matches, and for a
     timm model that doesn't take images of this size: one is tried.
+
+    >>> facelib.create_model("iresnet18_025", embedding_size=128).eval()(torch.zeros(2, 3, 112, 112)).shape
+    torch.Size([2, 128])
     """
     if name in VARIANTS:
         return IResNet(*VARIANTS[name], embedding_size, image_size)

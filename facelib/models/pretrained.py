@@ -40,6 +40,10 @@ def load_embedder(source: str | Path, device: str = "cpu") -> Embedder:
     What a file wants to be fed may be declared (facelib.models.inputs); a timm model's config.json does, and else it is
     ArcFace's RGB in [-1, 1], or what an ONNX graph tells. Raises FileNotFoundError if the source is missing or can't
     be downloaded, and ValueError, naming it, if it is none of these, or of another architecture.
+
+    >>> torch.save(facelib.create_model("iresnet18_025").state_dict(), "model.pth")
+    >>> facelib.load_embedder("model.pth").embed(torch.zeros(2, 3, 112, 112, dtype=torch.uint8)).shape
+    torch.Size([2, 512])
     """
     path, device = Path(source), choose_device(device)
     if str(source).startswith("local-dir:"):

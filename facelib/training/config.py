@@ -31,7 +31,12 @@ Angle = Annotated[float, Range("in [0, pi/2] radians", 0, math.pi / 2)]
 
 @dataclass
 class Config:
-    """Parameters of a run. The defaults are ArcFace's recipe (Deng et al. 2019, section 3.1) but for the schedule."""
+    """Parameters of a run. The defaults are ArcFace's recipe (Deng et al. 2019, section 3.1) but for the schedule.
+
+    >>> facelib.Config(data="data/faces", output="run", margin=2.0).check()
+    Traceback (most recent call last):
+    ValueError: margin must be in [0, pi/2] radians, found 2.0
+    """
 
     data: Place  # identity folder, <identity>/<image>.jpg; or a folder with train.rec; or a pack
     output: Place  # folder of the run

@@ -50,6 +50,10 @@ def train(config: Config, after_epoch: progress.AfterEpoch | None = None) -> dic
 
     Raises ValueError or OSError, naming what is wrong, before the first step where it can; FloatingPointError for a
     loss that is no number; MemoryError; Preempted after a SIGTERM.
+
+    >>> run = facelib.Config("data/faces", "run", backbone="iresnet18_025", epochs=1, batch_size=10)
+    >>> facelib.train(run)["steps"]  # of 20 images
+    2
     """
     config.check()
     if config.validate and after_epoch is None:

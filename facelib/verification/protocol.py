@@ -11,7 +11,12 @@ THRESHOLDS = ("folds", "same pairs")
 
 @dataclass(frozen=True)
 class Protocol:
-    """The defaults are LFW's own protocol on aligned faces (Huang et al. 2007)."""
+    """The defaults are LFW's own protocol on aligned faces (Huang et al. 2007).
+
+    >>> facelib.Protocol(light="dark").check()
+    Traceback (most recent call last):
+    ValueError: light must be one of normal, low, found 'dark'
+    """
 
     crop: str = "aligned"  # or centre, random, resized: see facelib.data.PairImages; of a .bin: as stored
     light: str = "normal"  # or low: x -> 2 sqrt(x) on the 8-bit image

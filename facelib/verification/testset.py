@@ -126,6 +126,10 @@ def open_test(
     """The test set at a path, by what lies there. `seed` draws the random crops, `cache` keeps landmarks.
 
     Raises ValueError or FileNotFoundError, naming what is wrong or missing, before an image is opened.
+
+    >>> test = facelib.open_test("data/lfw")
+    >>> len(test), int(test.pairs.genuine.sum())  # 3 folds of 2 genuine and 2 impostor pairs
+    (12, 6)
     """
     return next(opened for lies_there, opened in OPENERS.items() if lies_there(Path(source)))(
         source, protocol, seed, cache, device
