@@ -13,7 +13,6 @@ from facelib.models import create_model
 from facelib.models.pretrained import load_embedder
 from facelib.studies import explore
 from facelib.studies.low_light import noise_generator
-from facelib.synthetic import sets
 from facelib.training.machine import FILES
 from facelib.verification import scores
 from facelib.verification.protocol import Protocol
@@ -23,16 +22,6 @@ from notebooks import explore_widgets as explore_plots
 # Genuine and impostor pairs, a score of each kind the same.
 SCORE = np.array([0.9, 0.5, 0.4, 0.1, 0.8, 0.5, 0.3, 0.2])
 GENUINE = np.array([True, True, True, True, False, False, False, False])
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A small LFW of three folds and an untrained model."""
-    folder = tmp_path_factory.mktemp("explore")
-    sets.make_lfw(folder / "lfw", identities=12, images_per_identity=2, pairs_per_fold=4, folds=3)
-    torch.manual_seed(0)
-    torch.save(create_model("iresnet18_025", 8).state_dict(), folder / "model.pth")
-    return folder
 
 
 @pytest.fixture(scope="module")

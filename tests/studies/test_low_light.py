@@ -8,9 +8,7 @@ import pytest
 import torch
 
 from facelib.faces.light import REPAIRS
-from facelib.models import create_model
 from facelib.studies.low_light import noise_generator, study, table
-from facelib.synthetic import sets
 from facelib.verification import testset
 from facelib.verification.measures import measures
 from facelib.verification.protocol import Protocol
@@ -19,14 +17,10 @@ from report.figures import low_light
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A small LFW of three folds, an untrained model, and a study of them."""
-    folder = tmp_path_factory.mktemp("light")
-    sets.make_lfw(folder / "lfw", identities=12, images_per_identity=2, pairs_per_fold=2, folds=3)
-    torch.manual_seed(0)
-    torch.save(create_model("iresnet18_025", 8).state_dict(), folder / "model.pth")
-    study(str(folder / "model.pth"), str(folder / "lfw"), str(folder / "study"), most_stops=1)
-    return folder
+def place(place):
+    """The place with a study of it."""
+    study(str(place / "model.pth"), str(place / "lfw"), str(place / "study"), most_stops=1)
+    return place
 
 
 def scores(folder) -> dict[str, np.ndarray]:
@@ -42,12 +36,12 @@ def test_every_light_and_repair_is_a_condition_with_scores_and_their_measures(pl
     metrics = json.loads((place / "study" / "metrics.json").read_text())
     expected = ["normal", "published", *(f"{k}/{repair}" for k in (0, 1) for repair in REPAIRS)]
     assert [*metrics["conditions"]] == expected
-    assert (metrics["stops"], metrics["repairs"], metrics["pairs"]) == ([0, 1], [*REPAIRS], 12)
+    assert (metrics["stops"], metrics["repairs"], metrics["pairs"]) == ([0, 1], [*REPAIRS], 24)
     found = scores(place / "study")
     assert metrics["images"] == len({*found["first"], *found["second"]})
     for name in expected:
         score = found[f"score/{name}"]
-        assert score.shape == (12,) and score.dtype == np.float64
+        assert score.shape == (24,) and score.dtype == np.float64
         assert metrics["conditions"][name] == measures(score, found["genuine"], found["fold"])
 
 
@@ -91,10 +85,10 @@ def test_seeds_and_stops_have_noises_of_their_own():
 def test_two_folds_are_the_first_two_of_the_pairs_file(place, tmp_path):
     metrics = run(place, tmp_path / "two", folds=2, most_stops=0, repairs=False)
     found, whole = scores(tmp_path / "two"), scores(place / "study")
-    assert metrics["pairs"] == 8 and found["fold"].tolist() == [0] * 4 + [1] * 4
+    assert metrics["pairs"] == 16 and found["fold"].tolist() == [0] * 8 + [1] * 8
     for name in ("first", "second", "genuine"):
-        assert found[name].tolist() == whole[name].tolist()[:8]
-    assert found["score/normal"] == pytest.approx(whole["score/normal"][:8], abs=1e-6)
+        assert found[name].tolist() == whole[name].tolist()[:16]
+    assert found["score/normal"] == pytest.approx(whole["score/normal"][:16], abs=1e-6)
 
 
 @pytest.mark.parametrize("given", [{"folds": 1}, {"folds": 4}, {"folds": -1}, {"most_stops": -1}, {"seed": -1}])
