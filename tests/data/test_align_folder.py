@@ -387,7 +387,7 @@ def test_files_that_are_passed_over_are_told(faces, tmp_path):
 
 ORPHANED = """
 import os, sys, time
-from facelib import landmarks
+from facelib.data import landmarks
 landmarks.torch.set_num_threads(2)
 landmarks.BATCH = 1
 if __name__ == "__main__":
