@@ -49,11 +49,15 @@ def shares(total: int, processes: int) -> list[int]:
     return [total // processes + (rank < total % processes) for rank in range(processes)]
 
 
+def slices(total: int) -> list[slice]:
+    """Which of `total` things are each process's."""
+    counts = shares(total, count())
+    return [slice(sum(counts[:rank]), sum(counts[: rank + 1])) for rank in range(len(counts))]
+
+
 def share(total: int) -> slice:
     """Which of `total` things are this process's."""
-    counts = shares(total, count())
-    start = sum(counts[: rank()])
-    return slice(start, start + counts[rank()])
+    return slices(total)[rank()]
 
 
 def gather(mine: Tensor, total: int) -> Tensor:

@@ -22,7 +22,7 @@ from facelib.records import DIGITS, Result
 from facelib.training import progress
 from facelib.training.config import Config
 from facelib.training.machine import Preempted
-from facelib.training.trainer import Run, create_head, fit
+from facelib.training.trainer import Run, fit, head_of
 from facelib.verification.protocol import Protocol
 from facelib.verification.verify import judge
 
@@ -70,7 +70,7 @@ def begin_in_memory(faces: InMemory, config: Config, device: str) -> Run:
     torch.manual_seed(config.seed)
     share = Share(faces, config.ratio, config.seed, config.keep_one, least=2)
     backbone = create_model(config.backbone, config.embedding_size)
-    run = Run(config, share, backbone, create_head(config, len(share.identities)), device)
+    run = Run(config, share, backbone, head_of(config, len(share.identities)), device)
     share.labels = share.labels.to(device)
     run.loader = Loader(share, config.batch_size, shuffle=True, seed=config.seed)
     return run

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from facelib.losses.cross_entropy import identity_cross_entropy
 from facelib.losses.head import Head, at_least_float32
 
 
@@ -25,5 +24,4 @@ class Softmax(Head):
         Of several processes each gives its share of a batch of `total` images.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
-            x = at_least_float32(embeddings)
-            return identity_cross_entropy(x, self.weight.to(x.dtype), labels, total or len(x), self.first)
+            return self.mean_loss(at_least_float32(embeddings), labels, total)

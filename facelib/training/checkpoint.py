@@ -72,8 +72,7 @@ def tensors_of(run) -> dict[str, Tensor]:
     tensors = {f"backbone.{name}": tensor for name, tensor in run.backbone.state_dict().items()}
     if run.average is not None:
         tensors |= {f"average.{name}": tensor for name, tensor in run.average.state_dict().items()}
-    for name, rows in run.head.rows().items():  # (identities of this process, D) -> (identities, D)
-        tensors[f"head.{name}"] = devices.gather(rows.detach(), identities)
+    tensors |= {f"head.{name}": tensor for name, tensor in run.head.gathered_state().items()}
     for name, parameter in run.parameters().items():
         for key, value in run.optimizer.state[parameter].items():
             of_rows = name == "head.weight" and value.shape == parameter.shape
@@ -111,8 +110,7 @@ def restore(run, tensors: dict[str, Tensor], state: dict) -> None:
     run.backbone.load_state_dict(beginning("backbone."))
     if run.average is not None:
         run.average.load_state_dict(beginning("average."))
-    for name, rows in run.head.rows().items():
-        rows.data.copy_(tensors[f"head.{name}"][share])
+    run.head.load_gathered_state(beginning("head."))
     for name, parameter in run.parameters().items():
         for key, value in beginning(f"optimizer.{name}.").items():
             if value.ndim == 0:  # AdamW's count of steps

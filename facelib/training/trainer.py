@@ -71,7 +71,7 @@ def train(config: Config, after_epoch: progress.AfterEpoch | None = None) -> dic
         if config.aligned and not data.is_aligned(config.data):
             landmarks = find_landmarks(config.data, config.cache, device)
             dataset = choose(landmarks)
-        head = create_head(config, len(dataset.identities))
+        head = head_of(config, len(dataset.identities))
         environment["data"] = data.fingerprint_of(config.data, dataset.images)
         run = Run(config, dataset, backbone, head, device, environment["data"])
 
@@ -162,8 +162,8 @@ class Run:
         sizes = self.part_sizes(self.done)
         shares = [devices.shares(size, devices.count())[devices.rank()] for size in sizes]
         parts = [*zip(images.split(shares), labels.split(shares), sizes)]
-        if config.sample_rate < 1:  # Partial FC: the identities of the whole batch are among those that are seen
-            self.head.draw(torch.cat([devices.gather(y, size) for _, y, size in parts]), self.done)
+        # What the loss draws for a step: with Partial FC the identities that it sees, the whole batch's among them.
+        self.head.draw(torch.cat([devices.gather(y, size) for _, y, size in parts]), self.done)
 
         batch_loss = torch.zeros((), device=self.device)
         for number, (x, y, size) in enumerate(parts, 1):
@@ -246,9 +246,8 @@ def write(run: Run, folder: Path, environment: dict, metrics: dict) -> None:
         write_json(folder / "metrics.json", metrics)
 
 
-def create_head(config: Config, identities: int) -> losses.Head:
+def head_of(config: Config, identities: int) -> losses.Head:
     """The loss with its rows (identities of this process, D)."""
-    if config.loss == "softmax":
-        return losses.Softmax(config.embedding_size, identities)
-    options = {"scale": config.scale, "margin": config.margin, "sample_rate": config.sample_rate, "seed": config.seed}
-    return losses.ArcFace(config.embedding_size, identities, **options)
+    return losses.create_head(
+        config.loss, config.embedding_size, identities, config.scale, config.margin, config.sample_rate, config.seed
+    )

@@ -110,7 +110,7 @@ def test_a_piece_that_is_too_large_and_a_jpeg_that_moves_the_accuracy_are_refuse
     plan = toy[1]
     monkeypatch.setattr(kit, "PIECE", 1000)
     monkeypatch.setattr(kit, "MOVES", 1.0)
-    with pytest.raises(ValueError, match="/kit/code: 0.[0-9] MiB, a piece may have 0"):
+    with pytest.raises(ValueError, match="/kit/code: [0-9.]+ MiB, a piece may have 0"):
         kit.write_kit(tmp_path / "kit", plan)
     monkeypatch.setattr(kit, "MOVES", 0.0)
     with pytest.raises(ValueError, match="its JPEG moves the released model's accuracy by 0.0% or more"):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from in_processes import in_processes
 
 from facelib.devices import share, shares
-from facelib.losses import ArcFace, Softmax
+from facelib.losses import ArcFace, MarginLoss, Softmax
 from facelib.losses import cross_entropy as identity_cross_entropy
 
 IDENTITIES, SIZE, BATCH = 11, 8, 7
@@ -41,23 +41,58 @@ def test_several_processes_have_the_loss_the_rows_and_the_gradients_of_one(kind,
     assert torch.allclose(torch.cat(by_rows), expected[2], rtol=1e-9, atol=1e-14)
 
 
-@pytest.mark.parametrize("kind", [ArcFace, Softmax])
-def test_a_process_may_have_no_identity(kind):
-    """Of two identities the third process has none: it takes part all the same."""
+def test_more_processes_than_identities_are_refused():
+    def refusal() -> str:
+        with pytest.raises(ValueError) as told:
+            ArcFace(SIZE, 2)
+        return str(told.value)
 
-    def two_identities() -> tuple:
+    assert in_processes(3, refusal) == ["3 processes, but 2 identities: start fewer processes"] * 3
+
+
+class Lowered(MarginLoss):
+    """A margin as another loss might have it: cos(t) - m |x| / max |x|, of the cosine, the norm and the whole batch."""
+
+    def with_margin(self, cosine, norm):
+        return cosine - self.margin * norm / norm.max()
+
+
+def lowered_plainly(x, labels, weight, scale=4.0, margin=0.3):
+    """Its loss by F.cross_entropy of all logits; the norms are numbers."""
+    norm = x.detach().norm(dim=1)
+    cosine = F.normalize(x) @ F.normalize(weight).T
+    lowering = F.one_hot(labels, len(weight)) * (margin * norm / norm.max())[:, None]
+    return F.cross_entropy(scale * (cosine - lowering), labels)
+
+
+@pytest.mark.parametrize("sample_rate", [1.0, 0.5])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_margin_is_a_function_that_autograd_differentiates(processes, sample_rate):
+    """Of the loss with Partial FC, the plain one sees the rows that were drawn."""
+
+    def lowered() -> tuple:
         torch.manual_seed(0)
-        head, mine = kind(SIZE, 2).double(), share(BATCH)
-        x = batch()[0][mine].requires_grad_()
-        loss = head(x, torch.arange(BATCH)[mine] % 2, BATCH)
+        head = Lowered(SIZE, IDENTITIES, scale=4.0, margin=0.3, sample_rate=sample_rate).double()
+        x, labels = batch()
+        head.draw(labels, step=5)
+        mine = share(BATCH)
+        x = x[mine].requires_grad_()
+        loss = head(x, labels[mine], BATCH)
         loss.backward()
-        return loss.item(), x.grad, head.weight.grad
+        drawn = torch.arange(IDENTITIES) if head.drawn is None else head.drawn
+        by_rows = head.weight.grad if head.drawn is None else head.seen.grad
+        return loss.item(), x.grad, by_rows, head.weight.detach(), drawn
 
-    losses, by_x, by_rows = zip(*in_processes(3, two_identities))
-    expected = two_identities()
-    assert losses == pytest.approx([expected[0]] * 3, rel=1e-12) and len(by_rows[2]) == 0
-    assert torch.allclose(torch.cat(by_x), expected[1], rtol=1e-9, atol=1e-14)
-    assert torch.allclose(torch.cat(by_rows), expected[2], rtol=1e-9, atol=1e-14)
+    losses, by_x, by_rows, rows, drawn = zip(*in_processes(processes, lowered))
+    x, labels = batch()
+    x.requires_grad_()
+    weight = torch.cat(rows)[drawn[0]].requires_grad_()
+    expected = lowered_plainly(x, torch.searchsorted(drawn[0], labels), weight)
+    expected.backward()
+    assert losses == pytest.approx([expected.item()] * processes, rel=1e-12)
+    assert torch.allclose(torch.cat(by_x), x.grad, rtol=1e-9, atol=1e-14)
+    assert torch.allclose(torch.cat(by_rows), weight.grad, rtol=1e-9, atol=1e-14)
+    assert len(weight) == (IDENTITIES if sample_rate == 1 else 6)  # those of the batch: 0, 3, 4, 5, 9, 10
 
 
 @pytest.mark.parametrize("rows", [1, 3, 7, 100])

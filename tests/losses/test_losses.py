@@ -1,13 +1,15 @@
 """Softmax and ArcFace against their papers' formulas, written out in float64."""
 
 import math
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from facelib.losses import ArcFace, Softmax
+from facelib.losses import LOSSES, ArcFace, Softmax, create_head
+from facelib.training.config import Config
 
 LABELS = torch.tensor([0, 3, 3, 6, 1])
 
@@ -121,6 +123,13 @@ def test_gradient_descent_through_embeddings_and_weight_lowers_the_loss(kind):
         values.append(value.item())
     assert values[-1] < 0.5 * values[0]
     assert not torch.equal(x, start[0]) and not torch.equal(loss.weight, start[1])
+
+
+def test_training_knows_each_loss_by_its_name():
+    assert {*LOSSES} == {*get_args(get_type_hints(Config)["loss"])}
+    head = create_head("arcface", 16, 7, scale=30, margin=0.2, sample_rate=0.5, seed=3)
+    assert (type(head), head.scale, head.margin, head.sample_rate, head.seed) == (ArcFace, 30, 0.2, 0.5, 3)
+    assert type(create_head("softmax", 16, 7)) is Softmax
 
 
 # --- the angle from 0 to pi

@@ -11,7 +11,7 @@ from facelib.data import IdentityFolder
 from facelib.data.landmarks import find_landmarks
 from facelib.models import create_model
 from facelib.training import Config, train
-from facelib.training.trainer import Run, create_head
+from facelib.training.trainer import Run, head_of
 
 
 def config(faces: Path, output: Path, **other) -> Config:
@@ -29,7 +29,7 @@ def begin(faces: Path, frozen: bool = False, **options) -> Run:
     torch.manual_seed(0)
     backbone = create_model(asked.backbone, asked.embedding_size)
     dataset = IdentityFolder(faces, landmarks=find_landmarks(faces, faces.parent / "cache"))
-    head = create_head(asked, len(dataset.identities))
+    head = head_of(asked, len(dataset.identities))
     if not frozen:
         return Run(asked, dataset, backbone, head, "cpu")
     run = Exact(asked, dataset, backbone.double(), head.double(), "cpu")
