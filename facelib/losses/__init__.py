@@ -1,8 +1,8 @@
 """The losses that train a backbone to tell identities apart, a file with its formula each.
 
-A loss holds a row for each identity (head) and maps embeddings and labels to one number; those with a margin say what it
-does to a cosine (margin). How it is computed in little memory and by several processes is cross_entropy. A new loss
-is a file like arcface.py and a line in LOSSES.
+A loss holds a row for each identity (head) and maps embeddings and labels to one number; those with a margin say what
+it does to a cosine (margin). cross_entropy computes them in little memory and by several processes. A new loss is a
+file like arcface.py and a line in LOSSES.
 """
 
 from facelib.losses.arcface import ArcFace
