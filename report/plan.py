@@ -141,7 +141,8 @@ def plan(name: str, profile: dict, data: Path) -> dict:
         runs["flops"]["parameters"]["released"] = models["released"]
         runs["flops"]["needs"] = [models["released"]]
     for model, source in models.items():
-        for light in ("normal",) if model.startswith(LADDER) else ("normal", "low"):
+        lights = ("normal",) if model.startswith(LADDER) else ("normal", "low")
+        for light in lights:
             runs[f"verify/{model}-{light}"] = {
                 "notebook": "verify",
                 "parameters": {"model": source, "lfw": lfw, "output": f"{build}/verify/{model}-{light}", "light": light}
@@ -150,6 +151,9 @@ def plan(name: str, profile: dict, data: Path) -> dict:
                 | ({"flip": True} if model == "released" else {}),
                 "needs": needs_of(model, source),
             }
+        if len(lights) > 1:  # the model and the images are opened once: one run of the notebook leaves both results
+            runs[f"verify/{model}-normal"]["given"] = f"light=both output={build}/verify/{model}"
+            runs[f"verify/{model}-low"]["made_by"] = f"verify/{model}-normal"
     studies = profile.get("studies", {})  # a profile may do without
     trained = [f"{profile[role]}-r{studies['ratio']:g}" for role in ("light", "heavy") if studies]
     for model in [name for name in (*trained, "released") if name in models and studies]:
@@ -268,17 +272,25 @@ def makefile(plan: dict) -> str:
     # before anything is trained.
     before = {"flops": "$(CHECKED)", "train": "$(FLOPS) $(LFW_LANDMARKS)", "statistics": ""}
     before |= dict.fromkeys((*FOR_STATISTICS, "data"), "$(FLOPS)")
+
+    def result_of(run: dict) -> str:
+        return f"{run['parameters']['output']}/metrics.json"
+
     for name, run in plan["runs"].items():
-        notebook = run["notebook"]
-        copy, parameters = f"{build}/notebooks/{name}.ipynb", f"{build}/parameters/{name}.json"
-        result = f"{run['parameters']['output']}/metrics.json"
-        needs = " ".join([parameters, f"{build}/code/{notebook}.txt", *run["needs"]])
+        maker = run.get("made_by", name)  # the run that is executed for this result
+        notebook, given = run["notebook"], plan["runs"][maker].get("given", "")
+        copy, parameters = f"{build}/notebooks/{maker}.ipynb", f"{build}/parameters/{name}.json"
+        needs = [parameters, f"{build}/code/{notebook}.txt", *run["needs"]]
         alone = "env -u OMP_NUM_THREADS " if notebook == "flops" else ""
+        recipe = f"{alone}$(EXECUTE) {notebook} {copy} --parameters {build}/parameters/{maker}.json {given}".rstrip()
+        if maker != name:  # Make before 4.3 knows no rule with two results: the second comes after the first, and may
+            needs.append(result_of(plan["runs"][maker]))  # then be there already
+            recipe = f"@for need in $^; do test $@ -nt $$need || {{ {recipe}; break; }}; done"
         lines += [
             "",
-            f"RESULTS += {result}",
-            f"{result}: {needs} | $(ENVIRONMENT) {before[notebook]}".rstrip(),
-            f"\t{alone}$(EXECUTE) {notebook} {copy} --parameters {parameters}",
+            f"RESULTS += {result_of(run)}",
+            f"{result_of(run)}: {' '.join(needs)} | $(ENVIRONMENT) {before[notebook]}".rstrip(),
+            f"\t{recipe}",
         ]
     return "\n".join(lines) + "\n"
 
