@@ -1,7 +1,7 @@
 """The answer to the report's question, and what stands beside it: measured and published models at their cost."""
 
 from report.facts.cost import measured
-from report.facts.verification import compared_runs, ends, is_above_chance
+from report.facts.verification import compared_runs, ends, is_above_chance, seeds
 from report.results import run_name
 
 USABLE_AUC = 0.9  # below, an impostor pair outscores a genuine one more than once in ten: no verifier to rely on
@@ -21,14 +21,19 @@ def facts(results: dict) -> dict:
 
 
 def verdict(results: dict) -> str:
-    """unfinished, chance (both), unreliable (both below USABLE_AUC), or the comparison's: better, even, worse."""
+    """unfinished, chance (both), unreliable (both below USABLE_AUC), undecided (a difference that the seed alone could
+    make), or the comparison's: better, even, worse.
+    """
     runs = compared_runs(results)
     if runs is None or not results["flops"]:
         return "unfinished"
     _, found, light, heavy = runs
     if not is_above_chance(light) and not is_above_chance(heavy):
         return "chance"
-    return "unreliable" if max(run["metrics"]["auc"] for run in (light, heavy)) < USABLE_AUC else found["verdict"]
+    if max(run["metrics"]["auc"] for run in (light, heavy)) < USABLE_AUC:
+        return "unreliable"
+    by_seed = found["verdict"] != "even" and seeds(results)["verdict"] == "within"
+    return "undecided" if by_seed else found["verdict"]
 
 
 def published(results: dict) -> dict | None:
