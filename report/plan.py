@@ -8,25 +8,22 @@ it, and which files the data folders hold. A file is rewritten only if its conte
 what needs it. Uses nothing but the standard library: it runs before there is an environment.
 """
 
-import ast
-import functools
-import hashlib
 import json
 import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable
 from pathlib import Path
 
 from facelib.data.layout import RECORDS, is_aligned
 from facelib.models import MODELS, NOT_EMBEDDERS
 from report import training_ladder
+from report.stale import code_fingerprint, code_of, fingerprint, listing, modules_behind, write_if_changed
 
 DEFAULT_DATA = Path("data")
 LADDER = "ladder-"  # what names of the training ladder's runs begin with
 SEED = "-s"  # what stands before a further seed at the end of a run's name
-# The module whose code, with all that it imports, decides what comes out of a notebook's run...
+# The module whose code, with all that it imports, decides what comes out of a notebook's run.
 MODULE_OF = {
     "flops": "facelib.models.flops",
     "train": "facelib.training.trainer",
@@ -40,7 +37,6 @@ MODULE_OF = {
 }
 # Notebooks whose results the statistics take up.
 FOR_STATISTICS = ("verify", "evaluation_ladder", "low_light", "detectors", "integrity")
-WRITERS = {"facelib.files", "facelib.records"}  # ... but for those that only write it down
 PACK = ".pack"
 
 
@@ -295,98 +291,6 @@ def makefile(plan: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def code_of(notebook: Path) -> str:
-    """The notebook's code cells. Its results depend on them alone, not on prose or outputs that were saved."""
-    cells = json.loads(notebook.read_text())["cells"]
-    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code") + "\n"
-
-
-def modules_behind(module: str) -> list[str]:
-    """The modules of facelib that decide what this one computes: itself and all that it imports, sorted."""
-    behind, unread = set(), {module}
-    while unread:
-        behind |= unread
-        imported = set()
-        for name in unread:
-            for node in ast.walk(read_module(name)):
-                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "facelib":
-                    imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        unread = {name for name in imported if name != "facelib" and file_of(name).exists()} - behind - WRITERS
-    return sorted(behind)
-
-
-def file_of(module: str) -> Path:
-    """Where a module's code is, a room's in its __init__.py."""
-    path = Path(module.replace(".", "/"))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-
-
-def without_words(source: str) -> ast.Module:
-    """Python source without comments, docstrings and what errors say: what can change a result."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
-            node.body[0].value.value = ""
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-            node.exc.args = []
-    return tree
-
-
-@functools.cache
-def read_module(module: str) -> ast.Module:
-    return without_words(file_of(module).read_text())
-
-
-def fingerprint(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-@functools.cache
-def code_fingerprint(module: str) -> str:
-    """A line: the module's name and the fingerprint of its code."""
-    return f"{module} {fingerprint(ast.unparse(read_module(module)))}\n"
-
-
-def listing(folder: Path, cache: Path | None = None) -> dict:
-    """The folder, and a hash over the paths of all its files: another one where some were added, renamed or removed.
-    Of a pack, over its header, which has a checksum of all its images' checksums.
-
-    Each of these changes the modification time of the folder that it happens in. With `cache`, a file, all files are
-    only listed again if such a time is another than when the cache was written.
-    """
-    if cache is not None and cache.exists():
-        known = json.loads(cache.read_text())
-        if known["times"] == times_of(folder, known["times"]):
-            return known["listing"]
-    digest = hashlib.sha256()
-    if folder.is_file():
-        with folder.open("rb") as pack:
-            digest.update(pack.read(int.from_bytes(pack.read(8), "little")))
-        return {"folder": str(folder), "files": digest.hexdigest()}
-    places = []
-    for path, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        places.append(os.path.relpath(path, folder))
-        for name in sorted(name for name in files if not name.startswith(".")):
-            digest.update(f"{os.path.relpath(path, folder)}/{name}\n".encode(errors="surrogateescape"))
-    found = {"folder": str(folder), "files": digest.hexdigest()}
-    if cache is not None:
-        write_if_changed(cache, json.dumps({"listing": found, "times": times_of(folder, places)}))
-    return found
-
-
-def times_of(folder: Path, places: Iterable[str]) -> dict[str, int]:
-    """Place within the folder -> when files were last added, renamed or removed there, in ns; 0 where it is gone."""
-    times = {}
-    for place in places:
-        try:
-            times[place] = os.stat(os.path.join(folder, place)).st_mtime_ns
-        except OSError:
-            times[place] = 0
-    return times
-
-
 def has_gpu() -> bool:
     """Whether NVIDIA's driver lists a GPU. PyTorch, which knows for sure, may not be installed yet."""
     try:
@@ -394,14 +298,6 @@ def has_gpu() -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     return listed.returncode == 0 and listed.stdout.startswith("GPU")
-
-
-def write_if_changed(file: Path, text: str) -> None:
-    if not file.exists() or file.read_text() != text:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(file.name + ".partial")
-        partial.write_text(text)
-        partial.replace(file)
 
 
 def main(data: str, name: str = "") -> None:
@@ -432,7 +328,7 @@ def main(data: str, name: str = "") -> None:
         lines += "".join(map(code_fingerprint, modules_behind(module)))
         write_if_changed(build / "code" / f"{notebook}.txt", lines)
     if made["synthetic"]:
-        drawing = map(code_fingerprint, ["facelib.studies.demo", "facelib.synthetic.draw"])
+        drawing = map(code_fingerprint, ["facelib.studies.demo", *modules_behind("facelib.synthetic.draw")])
         write_if_changed(build / "code" / "faces.txt", "".join(drawing))
     else:
         for data_set in ("train_faces", "lfw"):

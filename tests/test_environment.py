@@ -9,7 +9,7 @@ from importlib import metadata
 import pytest
 
 from facelib import ROOT
-from report import plan
+from report import stale
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
@@ -55,7 +55,7 @@ def imports(code: str) -> set[str]:
 def test_all_that_is_imported_is_a_dependency():
     folders = ("facelib", "report", "benchmarks", "notebooks", "tests")
     code = [file.read_text() for folder in folders for file in (ROOT / folder).rglob("*.py")]
-    code += [plan.code_of(file) for file in (ROOT / "notebooks").glob("*.ipynb")]
+    code += [stale.code_of(file) for file in (ROOT / "notebooks").glob("*.ipynb")]
     ours = {*folders, *(file.stem for file in (ROOT / "tests").rglob("*.py"))}
     imported = set().union(*map(imports, code)) - set(sys.stdlib_module_names) - ours
     assert {"torch", "onnx", "seaborn"} <= imported

@@ -1,11 +1,10 @@
 """Which profile is taken, what it computes, and what is said when data are missing."""
 
-import ast
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
+from empty_files import put
 
 from facelib import ROOT
 from facelib.training import Config
@@ -14,14 +13,6 @@ from report import plan as profiles
 from report import training_ladder
 
 PROFILES = profiles.read_profiles(ROOT / "notebooks" / "profiles.toml")
-
-
-def put(folder: Path, *names: str) -> Path:
-    for name in names:
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("")
-    return folder
 
 
 SMALL = ("celeb/a/1.jpg", "lfw/pairs.txt")
@@ -65,15 +56,6 @@ def test_training_faces_may_be_recordio_or_a_pack_which_is_taken_before_the_fold
         assert plan["runs"]["train/iresnet50-r1"]["parameters"]["data"] == str(folder / taken)
         assert plan["runs"]["integrity"]["parameters"]["train"] == plan["train_faces"] == str(folder / taken)
         assert f"TRAIN_ALIGNED := {aligned}\n" in profiles.makefile(plan)
-
-
-def test_a_pack_counts_as_another_one_if_its_header_changes(tmp_path):
-    def write(header: bytes, images: bytes) -> str:
-        (tmp_path / "celeb.pack").write_bytes(len(header).to_bytes(8, "little") + header + images)
-        return profiles.listing(tmp_path / "celeb.pack", tmp_path / "cache.json")["files"]
-
-    first = write(b"{checksums 1}", b"images")
-    assert write(b"{checksums 1}", b"images") == first != write(b"{checksums 2}", b"images")
 
 
 def test_the_paper_profile_is_the_published_setting_with_arcfaces_recipe():
@@ -190,78 +172,6 @@ def test_a_gpu_is_there_if_its_driver_lists_one(tmp_path, monkeypatch, says, gpu
     assert profiles.has_gpu() is gpu
 
 
-def test_a_listing_changes_with_the_names_of_the_files_alone(tmp_path):
-    put(tmp_path, "a/1.jpg", "b/1.jpg")
-    before = profiles.listing(tmp_path)
-    put(tmp_path, "a/1.jpg", ".DS_Store", "a/.thumbnails/1.jpg")
-    assert profiles.listing(tmp_path) == before
-    assert profiles.listing(put(tmp_path, "a/2.jpg")) != before
-
-
-def test_a_kept_listing_is_that_of_the_folder_as_it_is_now(tmp_path):
-    faces, cache = put(tmp_path / "faces", "a/1.jpg", "b/1.jpg", "b/2.jpg"), tmp_path / "listing.json"
-    assert profiles.listing(faces, cache) == profiles.listing(faces, cache) == profiles.listing(faces)
-    for change in (
-        lambda: put(faces, "a/2.jpg"),
-        lambda: (faces / "b/1.jpg").rename(faces / "b/3.jpg"),
-        lambda: (faces / "b/2.jpg").unlink(),
-        lambda: put(faces, "c/1.jpg"),
-        lambda: (faces / "c").rename(faces / "d"),
-    ):
-        before = profiles.listing(faces, cache)
-        change()
-        assert profiles.listing(faces, cache) == profiles.listing(faces) != before
-
-
-def test_a_module_depends_on_what_it_imports_and_what_that_imports_but_not_on_what_records_it(tmp_path, monkeypatch):
-    modules = {"a": "from facelib import b, files\nfrom facelib.room.c import x", "b": "import json"}
-    modules |= {
-        "files": "from facelib import d",
-        "d": "",
-        "e": "",
-        "room/__init__": "",
-        "room/c": "x = 1",
-        "room/f": "",
-    }
-    for name, source in modules.items():
-        put(tmp_path, f"facelib/{name}.py")
-        (tmp_path / f"facelib/{name}.py").write_text(source)
-    monkeypatch.chdir(tmp_path)
-    assert profiles.modules_behind("facelib.a") == ["facelib.a", "facelib.b", "facelib.room.c"]
-
-
-def test_the_loss_is_behind_the_training_and_the_pairs_are_behind_the_verification():
-    training, verification = (profiles.modules_behind(profiles.MODULE_OF[name]) for name in ("train", "verify"))
-    assert {"facelib.losses", "facelib.models.backbones", "facelib.models.iresnet", "facelib.data"} <= {*training}
-    assert {"facelib.models.embedder", "facelib.data.pairs"} <= {*verification} and "facelib.losses" not in verification
-
-
-def test_words_in_code_are_no_part_of_it():
-    code = "def f(x):\n    return x + 1\n"
-    told = '"""A module."""\ndef f(x):\n    """One more."""\n    # why\n    return x + 1  # more\n'
-    documented = 'def f(x):\n    """One less."""\n    return x + 1\n'
-
-    def without(source: str) -> str:
-        return ast.unparse(profiles.without_words(source))
-
-    assert without(told) == without(told.replace("One more", "Another")) != without(told.replace("+", "-"))
-    assert without(documented) == without(documented.replace("One less", "One more"))
-    assert without(code) == without(code.replace("+ 1", "+ 1  # one"))
-    refused = code + "def g(x):\n    raise ValueError(f'{x} is wrong')\n"
-    assert without(refused) == without(refused.replace("wrong", "too large")) != without(refused.replace("Val", "Type"))
-
-
-def test_prose_and_outputs_are_no_part_of_a_notebooks_code(tmp_path):
-    def code(cells):
-        (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
-        return profiles.code_of(tmp_path / "a.ipynb")
-
-    cell = {"cell_type": "code", "source": ["x = 1\n", "x"], "outputs": []}
-    prose = {"cell_type": "markdown", "source": ["# Title"]}
-    assert code([cell]) == code([prose, cell | {"outputs": [1]}]) == "x = 1\nx\n"
-    assert code([cell | {"source": "x = 2"}]) == "x = 2\n"
-
-
 def test_an_unknown_profile_and_missing_data_are_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(ValueError, match="PROFILE=smal is unknown.*demo, small, gpu, paper"):
@@ -269,13 +179,3 @@ def test_an_unknown_profile_and_missing_data_are_refused_by_name(tmp_path, monke
     put(tmp_path, "celebs/a/1.jpg", "lfw/pairs.txt")
     with pytest.raises(ValueError, match=r"PROFILE=small needs training images in .*/celeb/.*holds: celebs, lfw"):
         profiles.main(str(tmp_path), "small")
-
-
-def test_a_parameter_file_is_rewritten_only_if_its_content_changes(tmp_path):
-    file = tmp_path / "parameters.json"
-    profiles.write_if_changed(file, "1")
-    before = file.stat().st_mtime_ns
-    profiles.write_if_changed(file, "1")
-    assert file.stat().st_mtime_ns == before
-    profiles.write_if_changed(file, "2")
-    assert file.read_text() == "2" and json.loads(file.read_text()) == 2
