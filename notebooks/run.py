@@ -21,6 +21,7 @@ import psutil
 from facelib import ROOT
 from facelib.training.config import convert
 
+QUIET = ["--log-level=CRITICAL"]  # of the kernel, which else tells in every run that nothing is encrypted
 TYPES = {"int": int, "float": float, "str": str, "bool": bool}
 
 
@@ -60,7 +61,7 @@ def run_notebook(notebook: Path, output: Path, given: dict[str, object]) -> None
     try:
         papermill.execute_notebook(
             notebook, partial, parameters, kernel_name="python3", language="python", cwd=ROOT, progress_bar=False,
-            stdout_file=sys.stdout, stderr_file=sys.stderr,
+            stdout_file=sys.stdout, stderr_file=sys.stderr, extra_arguments=QUIET,
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         partial.replace(failed)

@@ -150,6 +150,8 @@ def plan(name: str, profile: dict, data: Path) -> dict:
         if len(lights) > 1:  # the model and the images are opened once: one run of the notebook leaves both results
             runs[f"verify/{model}-normal"]["given"] = f"light=both output={build}/verify/{model}"
             runs[f"verify/{model}-low"]["made_by"] = f"verify/{model}-normal"
+            for light in lights:
+                runs[f"verify/{model}-{light}"]["copy"] = f"verify/{model}"
     studies = profile.get("studies", {})  # a profile may do without
     trained = [f"{profile[role]}-r{studies['ratio']:g}" for role in ("light", "heavy") if studies]
     for model in [name for name in (*trained, "released") if name in models and studies]:
@@ -275,7 +277,7 @@ def makefile(plan: dict) -> str:
     for name, run in plan["runs"].items():
         maker = run.get("made_by", name)  # the run that is executed for this result
         notebook, given = run["notebook"], plan["runs"][maker].get("given", "")
-        copy, parameters = f"{build}/notebooks/{maker}.ipynb", f"{build}/parameters/{name}.json"
+        copy, parameters = f"{build}/notebooks/{run.get('copy', name)}.ipynb", f"{build}/parameters/{name}.json"
         needs = [parameters, f"{build}/code/{notebook}.txt", *run["needs"]]
         alone = "env -u OMP_NUM_THREADS " if notebook == "flops" else ""
         recipe = f"{alone}$(EXECUTE) {notebook} {copy} --parameters {build}/parameters/{maker}.json {given}".rstrip()
