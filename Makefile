@@ -146,9 +146,9 @@ align: $(ENVIRONMENT)  ## aligned 112x112 crops of a folder: make align SOURCE=p
 	$(BIN)/python -m facelib.data.align_folder "$(SOURCE)" "$(TARGET)" $(DETECTOR)
 
 .PHONY: pack
-pack: $(ENVIRONMENT)  ## one memory-mapped file of aligned crops: make pack SOURCE=data/celeb TARGET=data/celeb.pack
+pack: $(ENVIRONMENT)  ## aligned crops in memory-mapped arrays: make pack SOURCE=data/celeb TARGET=data/celeb.pack
 	@test -n "$(SOURCE)" -a -n "$(TARGET)" || { echo 'Of what, and where? make pack SOURCE=data/celeb TARGET=data/celeb.pack'; exit 1; }
-	$(BIN)/python -m facelib.data "$(SOURCE)" "$(TARGET)" $(if $(filter-out 0 no false,$(JPEG)),--jpeg)
+	$(BIN)/python -m facelib.data "$(SOURCE)" "$(TARGET)"
 
 .PHONY: bench
 bench: $(ENVIRONMENT)  ## how fast data is loaded and backbones are trained, against the plain ways; the report then tells it

@@ -15,7 +15,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from facelib.data.layout import RECORDS, is_aligned
+from facelib.data.layout import PACK_INDEX, RECORDS, is_aligned
 from facelib.models import MODELS, NOT_EMBEDDERS
 from report import training_ladder
 from report.stale import code_fingerprint, code_of, fingerprint, listing, modules_behind, write_if_changed
@@ -63,7 +63,7 @@ def train_faces(profile: dict, base: Path) -> Path:
     """Where the profile's training images are: in the pack of their folder's name beside it, or in the folder."""
     folder = base / profile["train_faces"]
     pack = folder.with_name(folder.name + PACK)
-    return pack if pack.is_file() else folder
+    return pack if (pack / PACK_INDEX).is_file() else folder
 
 
 def contents(folder: Path) -> str:

@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from facelib.data.layout import PACK_INDEX
+
 WRITERS = {"facelib.files", "facelib.records"}  # modules that only write down what comes out
 
 
@@ -69,7 +71,7 @@ def code_fingerprint(module: str) -> str:
 
 def listing(folder: Path, cache: Path | None = None) -> dict:
     """The folder, and a hash over the paths of all its files: another one where some were added, renamed or removed.
-    Of a pack, over its header, which has a checksum of all its images' checksums.
+    Of a pack, over its index, which has a checksum of all its images.
 
     Each of these changes the modification time of the folder that it happens in. With `cache`, a file, all files are
     only listed again if such a time is another than when the cache was written.
@@ -79,9 +81,8 @@ def listing(folder: Path, cache: Path | None = None) -> dict:
         if known["times"] == times_of(folder, known["times"]):
             return known["listing"]
     digest = hashlib.sha256()
-    if folder.is_file():
-        with folder.open("rb") as pack:
-            digest.update(pack.read(int.from_bytes(pack.read(8), "little")))
+    if (folder / PACK_INDEX).is_file():
+        digest.update((folder / PACK_INDEX).read_bytes())
         return {"folder": str(folder), "files": digest.hexdigest()}
     places = []
     for path, folders, files in os.walk(folder):

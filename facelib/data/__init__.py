@@ -2,7 +2,7 @@
 
     an identity folder   `<identity>/<image>.jpg`, as CASIA-WebFace unpacks: IdentityFolder
     RecordIO             a folder with insightface's train.rec: RecordIO
-    a pack               one memory-mapped file of aligned crops, made of any of them by pack(): Pack
+    a pack               a folder of memory-mapped arrays of aligned crops, made of any of them by pack(): Pack
     pairs                LFW's pairs.txt: read_pairs; insightface's verification sets, <name>.bin: read_bin
 
 Each holds images as uint8 tensors (3, H, W), RGB, with labels contiguous from 0. Loader makes batches of them. A name
@@ -15,7 +15,7 @@ PLACES = {
     "IdentityFolder": "data.folder",
     "InMemory": "data.in_memory",
     "Loader": "data.loader",
-    "Pack": "data.packs",
+    "Pack": "data.pack",
     "PairImages": "data.pairs",
     "PairRecords": "data.pair_records",
     "Pairs": "data.pairs",

@@ -9,6 +9,7 @@ from pathlib import Path
 LFW_FOLDERS = ("lfw-deepfunneled", "lfw_funneled", "lfw-funneled", "lfw", "lfw-synthetic")
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif", ".jp2"}
 RECORDS = "train.rec"
+PACK_INDEX = "index.json"
 VERIFICATION_SET = ".bin"
 
 
@@ -100,4 +101,5 @@ def is_aligned(source: str | Path) -> bool:
     """Whether the source holds aligned crops by its format, so that no face is to be detected: a pack, a verification
     set or RecordIO.
     """
-    return Path(source).is_file() or (Path(source) / RECORDS).exists()
+    source = Path(source)
+    return source.is_file() or (source / RECORDS).exists() or (source / PACK_INDEX).exists()

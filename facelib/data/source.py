@@ -2,19 +2,18 @@
 
     an identity folder   `<identity>/<image>.jpg`, as CASIA-WebFace unpacks: IdentityFolder
     RecordIO             a folder with insightface's train.rec: RecordIO
-    a pack               one memory-mapped file of aligned crops, made of any of them by pack(): Pack
+    a pack               a folder of memory-mapped arrays of aligned crops, made of any of them by pack(): Pack
     pairs                LFW's pairs.txt: read_pairs; insightface's verification sets, <name>.bin: read_bin
 
 Each holds images as uint8 tensors (3, H, W), RGB, with labels contiguous from 0. Loader makes batches of them.
 
-    python -m facelib.data SOURCE TARGET [--jpeg]    # pack(SOURCE, TARGET)
+    python -m facelib.data SOURCE TARGET    # pack(SOURCE, TARGET)
 """
 
 from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from facelib.data import write_pack
 from facelib.data.augmentation import augment, random_flip
 from facelib.data.bin import BinImages, bin_pairs, read_bin
 from facelib.data.folder import IdentityFolder, identity_names
@@ -22,7 +21,7 @@ from facelib.data.in_memory import InMemory
 from facelib.data.landmarks import find_landmarks, fingerprint
 from facelib.data.layout import RECORDS, VERIFICATION_SET, images_folder, is_aligned
 from facelib.data.loader import Loader
-from facelib.data.packs import Pack
+from facelib.data.pack import Pack, write_pack
 from facelib.data.pair_records import PairRecords
 from facelib.data.pairs import PairImages, Pairs, read_pairs
 from facelib.data.recordio import RecordIO
@@ -50,7 +49,7 @@ def open_images(source: str | Path, landmarks=None) -> IdentityFolder | RecordIO
     if source.suffix == VERIFICATION_SET:
         return bin_pairs(source)
     if is_aligned(source):
-        return Pack(source) if source.is_file() else RecordIO(source)
+        return RecordIO(source) if (source / RECORDS).exists() else Pack(source)
     return IdentityFolder(images_folder(source), landmarks=landmarks)
 
 
@@ -81,7 +80,7 @@ def open_faces(
     source = Path(source)
     if not is_aligned(source):
         return IdentityFolder(source, ratio, seed, keep_one, landmarks, least=2)
-    faces = Pack(source) if source.is_file() else RecordIO(source)
+    faces = RecordIO(source) if (source / RECORDS).exists() else Pack(source)
     try:
         return Share(faces, ratio, seed, keep_one, least=2)
     except ValueError as error:
@@ -93,26 +92,21 @@ def fingerprint_of(source: str | Path, images: list[str] | None = None) -> str:
     source = Path(source)
     if source.suffix == VERIFICATION_SET:
         return fingerprint(source)
-    if source.is_file():
-        return Pack(source).metadata["fingerprint"][:12]
-    return fingerprint(source, [RECORDS]) if is_aligned(source) else fingerprint(images_folder(source), images)
+    if (source / RECORDS).exists():
+        return fingerprint(source, [RECORDS])
+    return Pack(source).about["fingerprint"][:12] if is_aligned(source) else fingerprint(images_folder(source), images)
 
 
 def pack(
-    source: str | Path | Dataset,
-    target: str | Path,
-    jpeg: bool = False,
-    workers: int = 0,
-    cache: str | Path = "build/landmarks",
-    device: str = "cpu",
-) -> dict:
-    """facelib.data.write_pack.pack of a data set, or of the one at a path: a folder, whose faces are aligned by their
+    source: str | Path | Dataset, target: str | Path, cache: str | Path = "build/landmarks", device: str = "cpu"
+) -> Pack:
+    """facelib.data.pack.write_pack of a data set, or of the one at a path: a folder, whose faces are aligned by their
     landmarks, detected into `cache` if they aren't there yet; or a folder with train.rec.
 
-    >>> about = facelib.pack("data/faces", "faces.pack")
-    >>> facelib.open_images("faces.pack")[19][0].shape
-    torch.Size([3, 112, 112])
+    >>> packed = facelib.pack("data/faces", "faces.pack")
+    >>> packed[19][0].shape, facelib.open_images("faces.pack").labels[19].item()
+    (torch.Size([3, 112, 112]), 3)
     """
     if isinstance(source, (str, Path)):
         source = open_crops(source, cache, device, skip_unreadable=True)
-    return write_pack.pack(source, target, jpeg, workers)
+    return write_pack(source, target)
