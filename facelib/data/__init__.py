@@ -15,7 +15,7 @@ PLACES = {
     "IdentityFolder": "data.folder",
     "InMemory": "data.in_memory",
     "Loader": "data.loader",
-    "Pack": "data.pack",
+    "Pack": "data.packs",
     "PairImages": "data.pairs",
     "PairRecords": "data.pair_records",
     "Pairs": "data.pairs",

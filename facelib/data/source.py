@@ -21,7 +21,7 @@ from facelib.data.in_memory import InMemory
 from facelib.data.landmarks import find_landmarks, fingerprint
 from facelib.data.layout import RECORDS, VERIFICATION_SET, images_folder, is_aligned
 from facelib.data.loader import Loader
-from facelib.data.pack import Pack, write_pack
+from facelib.data.packs import Pack, write_pack
 from facelib.data.pair_records import PairRecords
 from facelib.data.pairs import PairImages, Pairs, read_pairs
 from facelib.data.recordio import RecordIO
@@ -100,7 +100,7 @@ def fingerprint_of(source: str | Path, images: list[str] | None = None) -> str:
 def pack(
     source: str | Path | Dataset, target: str | Path, cache: str | Path = "build/landmarks", device: str = "cpu"
 ) -> Pack:
-    """facelib.data.pack.write_pack of a data set, or of the one at a path: a folder, whose faces are aligned by their
+    """facelib.data.packs.write_pack of a data set, or of the one at a path: a folder, whose faces are aligned by their
     landmarks, detected into `cache` if they aren't there yet; or a folder with train.rec.
 
     >>> packed = facelib.pack("data/faces", "faces.pack")

@@ -47,8 +47,8 @@ def test_training_faces_may_be_recordio_or_a_pack_which_is_taken_before_the_fold
     for name, there, taken, aligned in (
         ("folder", ("celeb/a/1.jpg",), "celeb", ""),
         ("records", ("celeb/train.rec",), "celeb", "yes"),
-        ("pack", ("celeb.pack",), "celeb.pack", "yes"),
-        ("both", ("celeb/a/1.jpg", "celeb.pack"), "celeb.pack", "yes"),
+        ("pack", ("celeb.pack/index.json",), "celeb.pack", "yes"),
+        ("both", ("celeb/a/1.jpg", "celeb.pack/index.json"), "celeb.pack", "yes"),
     ):
         folder = put(tmp_path / name, "lfw/pairs.txt", *there)
         assert profiles.choose(PROFILES, folder, gpu=False)[0] == "small"

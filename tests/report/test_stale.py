@@ -9,13 +9,16 @@ from report import stale
 from report.plan import MODULE_OF
 
 
-def test_a_pack_counts_as_another_one_if_its_header_changes(tmp_path):
-    def write(header: bytes, images: bytes) -> str:
-        (tmp_path / "celeb.pack").write_bytes(len(header).to_bytes(8, "little") + header + images)
-        return stale.listing(tmp_path / "celeb.pack", tmp_path / "cache.json")["files"]
+def test_a_pack_counts_as_another_one_if_its_index_which_has_the_checksum_changes(tmp_path):
+    pack = put(tmp_path / "celeb.pack", "index.json", "images.npy")
 
-    first = write(b"{checksums 1}", b"images")
-    assert write(b"{checksums 1}", b"images") == first != write(b"{checksums 2}", b"images")
+    def listed(index: str) -> str:
+        (pack / "index.json").write_text(index)
+        return stale.listing(pack, tmp_path / "cache.json")["files"]
+
+    first = listed('{"checksum": "1"}')
+    put(pack, "faces.txt")
+    assert listed('{"checksum": "1"}') == first != listed('{"checksum": "2"}')
 
 
 def test_a_listing_changes_with_the_names_of_the_files_alone(tmp_path):

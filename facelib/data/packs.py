@@ -121,7 +121,9 @@ def write_pack(source: Dataset, target: str | Path) -> Pack:
     target, labels = Path(target), np.asarray(source.labels)
     if not 0 < len(source) == len(labels) == len(source.images):
         counts = f"{len(labels)} labels, {len(source.images)} names and {len(source)} images"
-        raise ValueError(f"{target}: the source must have a label and a name for each image, and one at least: {counts}")
+        raise ValueError(
+            f"{target}: the source must have a label and a name for each image, and one at least: {counts}"
+        )
     mark = fingerprint(source)
     if (target / PACK_INDEX).is_file() and (earlier := Pack(target)).about["fingerprint"] == mark:
         earlier.verify()
