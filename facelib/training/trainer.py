@@ -82,10 +82,8 @@ def train(config: Config, after_epoch: progress.AfterEpoch | None = None) -> dic
             fit(run, folder, after_epoch, stop)
             metrics = progress.metrics(run, landmarks)
             write(run, folder, environment, metrics)
-        if devices.rank() == 0:
-            shutil.rmtree(
-                Path(config.output) / "checkpoints", ignore_errors=True
-            )  # now: a kill before could not lose them
+        if devices.rank() == 0:  # only now: so no kill could lose them
+            shutil.rmtree(Path(config.output) / "checkpoints", ignore_errors=True)
     return metrics
 
 
@@ -248,6 +246,5 @@ def write(run: Run, folder: Path, environment: dict, metrics: dict) -> None:
 
 def head_of(config: Config, identities: int) -> losses.Head:
     """The loss with its rows (identities of this process, D)."""
-    return losses.create_head(
-        config.loss, config.embedding_size, identities, config.scale, config.margin, config.sample_rate, config.seed
-    )
+    numbers = (config.scale, config.margin, config.sample_rate, config.seed)
+    return losses.create_head(config.loss, config.embedding_size, identities, *numbers)
