@@ -283,7 +283,7 @@ def makefile(plan: dict) -> str:
         recipe = f"{alone}$(EXECUTE) {notebook} {copy} --parameters {build}/parameters/{maker}.json {given}".rstrip()
         if maker != name:  # Make before 4.3 knows no rule with two results: the second comes after the first, and may
             needs.append(result_of(plan["runs"][maker]))  # then be there already
-            recipe = f"@for need in $^; do test $@ -nt $$need || {{ {recipe}; break; }}; done"
+            recipe = f"@for need in $^; do test $@ -nt $$need || {{ {recipe} || exit 1; break; }}; done"
         lines += [
             "",
             f"RESULTS += {result_of(run)}",
@@ -330,7 +330,8 @@ def main(data: str, name: str = "") -> None:
         lines += "".join(map(code_fingerprint, modules_behind(module)))
         write_if_changed(build / "code" / f"{notebook}.txt", lines)
     if made["synthetic"]:
-        drawing = map(code_fingerprint, ["facelib.studies.demo", *modules_behind("facelib.synthetic.draw")])
+        modules = ["facelib.studies.demo", "facelib.synthetic.sets", *modules_behind("facelib.synthetic.draw")]
+        drawing = map(code_fingerprint, modules)
         write_if_changed(build / "code" / "faces.txt", "".join(drawing))
     else:
         for data_set in ("train_faces", "lfw"):

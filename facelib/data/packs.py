@@ -133,28 +133,37 @@ def write_pack(source: Dataset, target: str | Path) -> Pack:
         target.parent.mkdir(parents=True, exist_ok=True)
     lock = target.with_name(target.name + ".lock")
     with locked(lock, f"{target}: another process is packing to it. Wait until it is done, or name another target."):
-        with whole_folder(target, FILES) as folder:
-            kept, dropped, digest = write_images(source, folder / "images.npy", target)
-            present, labels = np.unique(labels[kept], return_inverse=True)
-            np.save(folder / "labels.npy", labels.astype(np.int64))
-            digest.update(labels.astype(np.int64))
-            index = {
-                "form": FORM,
-                "version": VERSION,
-                "source": f"{type(source).__name__} {getattr(source, 'folder', '')}".strip(),
-                "fingerprint": mark,
-                "checksum": digest.hexdigest(),
-                "identities": [source.identities[i] for i in present],
-                "dropped_identities": len(source.identities) - len(present),
-                "dropped": dropped,
-                "images": [source.images[i] for i in kept],
-            }
-            write_json(folder / PACK_INDEX, index)
-        lock.unlink()
+        try:
+            with whole_folder(target, FILES) as folder:
+                dropped = write_files(source, labels, mark, folder, target)
+        finally:
+            lock.unlink()
     if dropped:
         shown = ", ".join(line.split(": ")[0] for line in dropped[:10]) + (", ..." if len(dropped) > 10 else "")
         print(f"{target}: {len(dropped):,} of {len(source):,} images can't be read and are left out: {shown}")
     return Pack(target)
+
+
+def write_files(source: Dataset, labels: np.ndarray, mark: str, folder: Path, target: Path) -> list[str]:
+    """Write a pack's files. Returns `name: reason` of each image left out."""
+    kept, dropped, digest = write_images(source, folder / "images.npy", target)
+    present, labels = np.unique(labels[kept], return_inverse=True)
+    labels = labels.astype(np.int64)
+    np.save(folder / "labels.npy", labels)
+    digest.update(labels)
+    index = {
+        "form": FORM,
+        "version": VERSION,
+        "source": f"{type(source).__name__} {getattr(source, 'folder', '')}".strip(),
+        "fingerprint": mark,
+        "checksum": digest.hexdigest(),
+        "identities": [source.identities[i] for i in present],
+        "dropped_identities": len(source.identities) - len(present),
+        "dropped": dropped,
+        "images": [source.images[i] for i in kept],
+    }
+    write_json(folder / PACK_INDEX, index)
+    return dropped
 
 
 def write_images(source: Dataset, file: Path, target: Path) -> tuple[list[int], list[str], xxh3_64]:

@@ -14,13 +14,7 @@ LOSSES: dict[str, type[Head]] = {"softmax": Softmax, "arcface": ArcFace}  # as t
 
 
 def create_head(
-    name: str,
-    embedding_size: int,
-    num_classes: int,
-    scale: float = 64.0,
-    margin: float = 0.5,
-    sample_rate: float = 1.0,
-    seed: int = 0,
+    name: str, embedding_size: int, num_classes: int, scale: float, margin: float, sample_rate: float, seed: int
 ) -> Head:
     """The loss of this name. Softmax has neither scale nor margin."""
     kind = LOSSES[name]

@@ -51,9 +51,7 @@ class Head(nn.Module):
         return identity_cross_entropy(embeddings, weight, labels, total or len(labels), first, scale, margin)
 
     def draw(self, labels: Tensor, step: int) -> None:
-        """What a step draws before it begins: the identities that it sees, among them all `labels` of its batch."""
-        if self.sample_rate == 1:
-            return
+        """Draw the identities that step number `step` sees, all `labels` of its batch among them."""
         # By all processes alike, so that the identities do not depend on their number.
         generator = torch.Generator(labels.device).manual_seed(self.seed + 1_000_003 * step)
         chance = torch.rand(self.num_classes, generator=generator, device=labels.device)

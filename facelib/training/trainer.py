@@ -160,8 +160,8 @@ class Run:
         sizes = self.part_sizes(self.done)
         shares = [devices.shares(size, devices.count())[devices.rank()] for size in sizes]
         parts = [*zip(images.split(shares), labels.split(shares), sizes)]
-        # What the loss draws for a step: with Partial FC the identities that it sees, the whole batch's among them.
-        self.head.draw(torch.cat([devices.gather(y, size) for _, y, size in parts]), self.done)
+        if config.sample_rate < 1:  # Partial FC: the identities of the whole batch are among those that are seen
+            self.head.draw(torch.cat([devices.gather(y, size) for _, y, size in parts]), self.done)
 
         batch_loss = torch.zeros((), device=self.device)
         for number, (x, y, size) in enumerate(parts, 1):

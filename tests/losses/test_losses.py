@@ -129,7 +129,7 @@ def test_training_knows_each_loss_by_its_name():
     assert {*LOSSES} == {*get_args(get_type_hints(Config)["loss"])}
     head = create_head("arcface", 16, 7, scale=30, margin=0.2, sample_rate=0.5, seed=3)
     assert (type(head), head.scale, head.margin, head.sample_rate, head.seed) == (ArcFace, 30, 0.2, 0.5, 3)
-    assert type(create_head("softmax", 16, 7)) is Softmax
+    assert type(create_head("softmax", 16, 7, scale=30, margin=0.2, sample_rate=1.0, seed=0)) is Softmax
 
 
 # --- the angle from 0 to pi

@@ -1,6 +1,7 @@
 """Which profile is taken, what it computes, and what is said when data are missing."""
 
 import dataclasses
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,18 @@ def test_an_unknown_profile_and_missing_data_are_refused_by_name(tmp_path, monke
     put(tmp_path, "celebs/a/1.jpg", "lfw/pairs.txt")
     with pytest.raises(ValueError, match=r"PROFILE=small needs training images in .*/celeb/.*holds: celebs, lfw"):
         profiles.main(str(tmp_path), "small")
+
+
+@pytest.mark.parametrize("light, execute, code", [("gone", "true", 0), ("gone", "false", 2), ("there", "false", 0)])
+def test_the_second_lights_result_is_made_with_the_firsts_or_again_and_a_failure_is_one(tmp_path, light, execute, code):
+    """By Make itself, with a command that succeeds or fails in the place of the notebook's run."""
+    plan = profiles.plan("demo", PROFILES["demo"], Path("data"))
+    run = plan["runs"]["verify/efficientnet_b0-r1-low"]
+    normal, low = (f"build/demo/verify/efficientnet_b0-r1-{each}/metrics.json" for each in ("normal", "low"))
+    trained = run["needs"][-1]
+    needs = ["build/demo/parameters/verify/efficientnet_b0-r1-low.json", "build/demo/code/verify.txt", trained, normal]
+    put(tmp_path, *needs, *([low] if light == "there" else []))
+    (tmp_path / "plan.mk").write_text(profiles.makefile(plan))
+    variables = [f"EXECUTE={execute}", "FLOPS=", "LFW_LANDMARKS=", "PAIRS="]
+    command = ["make", "-f", "plan.mk", f"--old-file={trained}", f"--old-file={normal}", *variables, low]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == code
