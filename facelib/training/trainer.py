@@ -133,7 +133,7 @@ class Run:
             self.model = DistributedDataParallel(self.backbone)
             self.model.register_comm_hook(None, devices.sum_gradients)
         if config.compile:
-            self.model = torch.compile(self.model)
+            self.model = torch.compile(self.model, dynamic=False)  # an epoch's last batch is its only other size
         self.loader = data.Loader(
             dataset, config.batch_size, device, shuffle=True, seed=config.seed, workers=config.workers, crop=SIZE,
             shard=devices.rank(), shards=devices.count(), parts=config.accumulate,
